@@ -1,0 +1,1 @@
+"""Reelkin finds every video that shows what a given video shows."""

@@ -1,0 +1,1 @@
+"""Matches and ground truth in, scores and a report out."""

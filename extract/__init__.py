@@ -1,0 +1,1 @@
+"""Shards in, PCA-reduced frame features out: encoders, PCA, the feature store."""

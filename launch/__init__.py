@@ -1,0 +1,1 @@
+"""Starting things: the reelkin command, doctor, the demo."""

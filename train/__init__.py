@@ -1,0 +1,1 @@
+"""Features in, a trained video model out: recipes, queue, mining, losses, checkpoints, the loop."""
