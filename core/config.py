@@ -1,0 +1,118 @@
+"""Command lines from dataclasses, and the frame that every entry script runs in.
+
+A stage's configuration is a frozen dataclass; the docstring under each field is its help text, and ``__post_init__``
+raises ``UsageError`` (or ``ValueError``) with the field, the value and the fix. ``parse`` turns flags into it,
+``command`` turns what a stage raises into one clear line and an exit code.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import enum
+import functools
+import io
+import os
+import sys
+import traceback
+from collections.abc import Callable, Sequence
+from contextlib import redirect_stderr, redirect_stdout
+from pathlib import Path
+from typing import Any, TypeVar
+
+import tyro
+
+from .errors import ExitCode, ReelkinError
+
+Config = TypeVar("Config")
+
+
+def launched_rank() -> int:
+    """This process's rank as its launcher (horovodrun, mpirun, torchrun) gave it; 0 when started alone."""
+    for variable in ("HOROVOD_RANK", "OMPI_COMM_WORLD_RANK", "RANK"):
+        if os.environ.get(variable, "").isdigit():
+            return int(os.environ[variable])
+    return 0
+
+
+def _say(text: str) -> None:
+    if launched_rank() == 0:
+        print(text, file=sys.stderr, flush=True)
+
+
+def parse(config_class: type[Config], argv: Sequence[str] | None = None, *, prog: str, example: str) -> Config:
+    """Read ``config_class`` from command-line flags.
+
+    Args:
+        config_class: a dataclass, or a union of dataclasses (then the first argument chooses one).
+        argv: the arguments; default ``sys.argv[1:]``.
+        prog: the command's name as the user types it.
+        example: a command line that would run; shown with ``--help`` and when a flag is missing.
+
+    Returns:
+        The configuration. Flags may be written with ``-`` or ``_``.
+
+    Raises:
+        SystemExit: with 2 after a usage message on stderr (once, from rank 0), with 0 after ``--help``.
+    """
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    out, err = io.StringIO(), io.StringIO()
+    try:
+        # tyro prints by itself; held back so that of many ranks only one speaks.
+        with redirect_stdout(out), redirect_stderr(err):
+            return tyro.cli(config_class, prog=prog, args=arguments, description=_description(config_class, example))
+    except SystemExit as stop:
+        if stop.code in (0, None):
+            if launched_rank() == 0:
+                print(out.getvalue(), end="", flush=True)
+            raise SystemExit(int(ExitCode.OK)) from None
+        _say((out.getvalue() + err.getvalue()).rstrip() + f"\n\nA line that runs:\n    {example}")
+        raise SystemExit(int(ExitCode.USAGE)) from None
+    except ValueError as error:  # from __post_init__
+        _say(f"{prog}: {error}")
+        raise SystemExit(int(ExitCode.USAGE)) from None
+
+
+def _description(config_class: Any, example: str) -> str:
+    text = (getattr(config_class, "__doc__", None) or "").strip()
+    return f"{text}\n\nExample: {example}"
+
+
+def command(main: Callable[[Sequence[str] | None], int]) -> Callable[..., int]:
+    """Wrap an entry script's ``main(argv) -> exit code``: what it raises becomes a message and an exit code.
+
+    ``UsageError`` and ``ValueError`` of the configuration end with 2, ``ReelkinError`` with 1, Ctrl-C with 75; anything
+    else is a fault of ours and shows its traceback. ``REELKIN_TRACEBACK=1`` shows tracebacks always.
+    """
+
+    @functools.wraps(main)
+    def wrapped(argv: Sequence[str] | None = None) -> int:
+        try:
+            return int(main(argv))
+        except ReelkinError as error:
+            if os.environ.get("REELKIN_TRACEBACK"):
+                traceback.print_exc()
+            print(f"error: {error}", file=sys.stderr, flush=True)
+            return int(ExitCode.USAGE if isinstance(error, ValueError) else ExitCode.FAILED)
+        except KeyboardInterrupt:
+            print("stopped on request; run the same command again to go on", file=sys.stderr, flush=True)
+            return int(ExitCode.STOPPED)
+        except MemoryError:
+            print("error: out of memory; lower the batch size or the number of workers", file=sys.stderr, flush=True)
+            return int(ExitCode.FAILED)
+
+    return wrapped
+
+
+def as_dict(config: Any) -> Any:
+    """A configuration as plain JSON values: dataclasses become dicts, paths and enums strings, tuples lists."""
+    if dataclasses.is_dataclass(config) and not isinstance(config, type):
+        return {field.name: as_dict(getattr(config, field.name)) for field in dataclasses.fields(config)}
+    if isinstance(config, enum.Enum):
+        return config.value
+    if isinstance(config, Path):
+        return str(config)
+    if isinstance(config, dict):
+        return {str(key): as_dict(value) for key, value in config.items()}
+    if isinstance(config, (list, tuple, set, frozenset)):
+        return [as_dict(value) for value in config]
+    return config

@@ -1,0 +1,59 @@
+"""Which videos show the same thing: groups from pairs, and the masks that follow from them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+import numpy as np
+
+
+def connected_components(pairs: Iterable[tuple[str, str]], ids: Iterable[str] = ()) -> dict[str, int]:
+    """Number the connected components of the graph whose edges are ``pairs``.
+
+    Args:
+        pairs: undirected edges between video ids.
+        ids: further ids; each one that no pair names is a component of its own.
+
+    Returns:
+        The component's number for every id. Components are numbered from 0 in the order of their smallest id, so the
+        result depends on the set of edges only.
+    """
+    parent: dict[str, str] = {}
+
+    def root(video_id: str) -> str:
+        parent.setdefault(video_id, video_id)
+        top = video_id
+        while parent[top] != top:
+            top = parent[top]
+        while parent[video_id] != top:
+            parent[video_id], video_id = top, parent[video_id]
+        return top
+
+    for left, right in pairs:
+        # The smaller id becomes the root: the numbering then needs no second pass.
+        first, second = sorted((root(left), root(right)))
+        parent[second] = first
+    for video_id in ids:
+        root(video_id)
+    numbers: dict[str, int] = {}
+    for top in sorted({root(video_id) for video_id in parent}):
+        numbers[top] = len(numbers)
+    return {video_id: numbers[root(video_id)] for video_id in parent}
+
+
+def groups_to_numbers(groups: Mapping[str, str]) -> dict[str, int]:
+    """Replace group names by numbers, counted from 0 in the order of the sorted names."""
+    numbers = {name: number for number, name in enumerate(sorted(set(groups.values())))}
+    return {video_id: numbers[name] for video_id, name in groups.items()}
+
+
+def same_group(rows: np.ndarray, columns: np.ndarray) -> np.ndarray:
+    """Mask of equal groups.
+
+    Args:
+        rows: int64 [N], columns: int64 [K] group numbers; a negative number means "no known group" and equals nothing.
+
+    Returns:
+        bool [N, K], true where both are known and equal.
+    """
+    return (rows[:, None] == columns[None, :]) & (rows[:, None] >= 0)
