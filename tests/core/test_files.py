@@ -1,0 +1,125 @@
+"""Atomic publication: whole or not at all."""
+
+import json
+import os
+import resource
+import stat
+import subprocess
+import sys
+
+import pyarrow as pa
+import pytest
+
+from reelkin.core.errors import ReelkinError
+from reelkin.core.files import (
+    PARTIAL,
+    publish_bytes,
+    publish_json,
+    publish_table,
+    publishing,
+    publishing_folder,
+    read_json,
+    read_table,
+    sha256_bytes,
+    sha256_file,
+)
+
+
+def test_published_file_holds_the_content_with_the_normal_file_mode(tmp_path):
+    old = os.umask(0o027)
+    try:
+        publish_bytes(tmp_path / "a" / "x.bin", b"abc")
+    finally:
+        os.umask(old)
+    assert (tmp_path / "a" / "x.bin").read_bytes() == b"abc"
+    assert stat.S_IMODE((tmp_path / "a" / "x.bin").stat().st_mode) == 0o640
+
+
+def test_a_body_that_fails_leaves_the_old_content_and_no_temporary_file(tmp_path):
+    publish_bytes(tmp_path / "x", b"old")
+    with pytest.raises(RuntimeError, match="boom"), publishing(tmp_path / "x") as temporary:
+        temporary.write_bytes(b"half")
+        raise RuntimeError("boom")
+    assert (tmp_path / "x").read_bytes() == b"old"
+    assert os.listdir(tmp_path) == ["x"]
+
+
+def test_a_full_disk_is_an_error_that_names_the_path_and_publishes_nothing(tmp_path):
+    script = (
+        "import resource, signal, sys\n"
+        "from reelkin.core.errors import ReelkinError\n"
+        "from reelkin.core.files import publish_bytes\n"
+        "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))\n"
+        "try:\n    publish_bytes(sys.argv[1], b'x' * 5000)\n"
+        "except ReelkinError as error:\n    print(error)\n"
+    )
+    target = tmp_path / "big.bin"
+    done = subprocess.run([sys.executable, "-c", script, str(target)], capture_output=True, text=True, timeout=120)
+    assert f"cannot write {target}" in done.stdout, done.stderr
+    assert os.listdir(tmp_path) == []
+    assert resource.getrlimit(resource.RLIMIT_FSIZE)[0] != 1000
+
+
+def test_a_process_killed_while_writing_leaves_the_old_content(tmp_path):
+    target = tmp_path / "x"
+    publish_bytes(target, b"old")
+    script = (
+        "import os, signal, sys\n"
+        "from reelkin.core.files import publishing\n"
+        "with publishing(sys.argv[1]) as temporary:\n"
+        "    temporary.write_bytes(b'half')\n"
+        "    os.kill(os.getpid(), signal.SIGKILL)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", script, str(target)], timeout=120)
+    assert done.returncode == -9
+    assert target.read_bytes() == b"old"
+    assert [name for name in os.listdir(tmp_path) if PARTIAL in name], "the partial file is recognisable"
+
+
+def test_a_published_folder_replaces_the_old_one_whole(tmp_path):
+    for content in ("one", "two"):
+        with publishing_folder(tmp_path / "model") as temporary:
+            (temporary / content).write_text(content)
+    assert os.listdir(tmp_path) == ["model"]
+    assert os.listdir(tmp_path / "model") == ["two"]
+    with pytest.raises(KeyError), publishing_folder(tmp_path / "model") as temporary:
+        raise KeyError
+    assert os.listdir(tmp_path / "model") == ["two"]
+
+
+def test_tables_and_json_come_back_and_equal_tables_have_equal_bytes(tmp_path):
+    table = pa.table({"video_id": ["a", "b"], "bytes": [1, 2]})
+    publish_table(tmp_path / "1.parquet", table)
+    publish_table(tmp_path / "2.parquet", table)
+    assert read_table(tmp_path / "1.parquet").equals(table)
+    assert (tmp_path / "1.parquet").read_bytes() == (tmp_path / "2.parquet").read_bytes()
+    publish_json(tmp_path / "x.json", {"b": 1, "a": "ö"})
+    assert read_json(tmp_path / "x.json") == {"b": 1, "a": "ö"}
+
+
+def test_json_refuses_not_a_number(tmp_path):
+    with pytest.raises(ValueError):
+        publish_json(tmp_path / "x.json", {"loss": float("nan")})
+    assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.parametrize("content", [None, b"", b"{", b"\xff\xfe"])
+def test_a_missing_or_damaged_json_file_is_named(tmp_path, content):
+    if content is not None:
+        (tmp_path / "x.json").write_bytes(content)
+    with pytest.raises(ReelkinError, match=r"x\.json"):
+        read_json(tmp_path / "x.json")
+
+
+def test_a_damaged_table_is_named(tmp_path):
+    (tmp_path / "x.parquet").write_bytes(b"PAR1" + json.dumps({}).encode())
+    with pytest.raises(ReelkinError, match=r"x\.parquet"):
+        read_table(tmp_path / "x.parquet")
+
+
+def test_hash_of_a_file_is_the_hash_of_its_bytes(tmp_path):
+    (tmp_path / "x").write_bytes(b"abc")
+    # FIPS 180-2's own example.
+    assert sha256_file(tmp_path / "x") == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
+    assert sha256_bytes(b"abc") == sha256_file(tmp_path / "x")
