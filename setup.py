@@ -1,13 +1,73 @@
 """Packaging of Reelkin: the repository's root folder is the Python package ``reelkin``."""
 
-from setuptools import setup
+from __future__ import annotations
 
-PACKAGES = ["core", "core.engine", "shards", "extract", "train", "search", "evaluate", "launch"]
+from pathlib import Path
+
+from setuptools import find_packages, setup
+from setuptools.command.build_py import build_py
+
+STAGES = ["core", "shards", "extract", "train", "search", "evaluate", "launch"]
+
+RUNTIME = [
+    "torch>=2.11,<2.14",
+    "torchvision>=0.26,<0.29",  # 0.26 goes with torch 2.11, 0.27 with 2.12, 0.28 with 2.13; pip holds them together
+    "numpy>=2.0",
+    "pillow>=11",
+    "av>=16",
+    "webdataset>=1.0",
+    "safetensors>=0.5",
+    "pyarrow>=18",
+    "tyro>=1.0",
+    "rich>=13.9",
+    "jinja2>=3.1",
+]
+
+EXTRAS = {
+    # cpu and gpu exclude each other: both faiss distributions own the module ``faiss``. pip cannot say so;
+    # launch/bootstrap.py removes one before it installs the other, and ``reelkin doctor`` refuses both.
+    "cpu": ["faiss-cpu>=1.10"],
+    "gpu": ["faiss-gpu>=1.14.3", "nvidia-dali-cuda130>=2.2"],
+    # Horovod comes as source only and needs the recipe in launch/horovod_build.py; setuptools is what it runs on
+    # from Python 3.12 on (it imports distutils).
+    "horovod": ["horovod==0.28.1", "setuptools>=68"],
+    "test": [
+        "pytest>=8",
+        "pytest-timeout>=2.3",
+        "hypothesis>=6.100",
+        "scikit-learn>=1.5",
+        "scipy>=1.14",
+        "ruff>=0.9",
+        "mypy>=1.14",
+        "import-linter>=2.1",
+    ],
+}
+
+
+class BuildPy(build_py):
+    """Leaves out the files of the root folder and of launch/ that only a clone of the repository can use."""
+
+    def find_package_modules(self, package: str, package_dir: str) -> list[tuple[str, str, str]]:
+        modules = super().find_package_modules(package, package_dir)
+        return [module for module in modules if module[:2] not in {("reelkin", "setup"), ("reelkin.launch", "bootstrap")}]
+
+
+packages = find_packages(".", include=[pattern for name in STAGES for pattern in (name, f"{name}.*")])
 
 setup(
     name="reelkin",
     version="0.1.0",
+    description="Finds every video that shows what a given video shows: shards, features, training, index, search",
+    long_description=Path("README.md").read_text(encoding="utf-8") if Path("README.md").exists() else "",
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    license_files=["LICENSE"],
     package_dir={"reelkin": "."},
-    packages=["reelkin", *(f"reelkin.{name}" for name in PACKAGES)],
-    python_requires=">=3.11,<3.13",
+    packages=["reelkin", *(f"reelkin.{name}" for name in packages)],
+    package_data={"reelkin.launch": ["*.cmake"], "reelkin.evaluate": ["*.j2"], "reelkin.search": ["*.j2"]},
+    python_requires=">=3.11,<3.14",
+    install_requires=RUNTIME,
+    extras_require=EXTRAS,
+    entry_points={"console_scripts": ["reelkin=reelkin.launch.cli:main"]},
+    cmdclass={"build_py": BuildPy},
 )
