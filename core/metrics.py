@@ -40,9 +40,9 @@ def average_precision(
 
     A tie group of n videos, r of them relevant, that begins after t videos of which R are relevant, adds
     ``sum over i = 1..n of r/n * (R + 1 + (i - 1) * (r - 1) / (n - 1)) / (t + i)``: place i holds a relevant video with
-    probability r/n and, given that, each of the i - 1 tied places before it is relevant with (r - 1)/(n - 1). That is the
-    exact mean over the n! orders (McSherry and Najork, "Computing Information Retrieval Performance Measures Efficiently
-    in the Presence of Tied Scores", 2008).
+    probability r/n and, given that, each of the i - 1 tied places before it is relevant with (r - 1)/(n - 1). That is
+    the exact mean over the n! orders (McSherry and Najork, "Computing Information Retrieval Performance Measures
+    Efficiently in the Presence of Tied Scores", 2008).
 
     Args:
         scores: [V] real, larger is more similar; infinities are allowed (and tie with their like).
@@ -83,7 +83,9 @@ def average_precision(
     return float(min(gain_V.sum() / total, 1.0))
 
 
-def micro_average_precision(scores: ArrayLike, relevant: ArrayLike, *, num_positives: int | None = None) -> float | None:
+def micro_average_precision(
+    scores: ArrayLike, relevant: ArrayLike, *, num_positives: int | None = None
+) -> float | None:
     """Average precision of all (query, video) pairs in one pooled ranking: do scores mean the same for all queries?
 
     Args:
@@ -107,8 +109,8 @@ def mean_with_interval(
     Args:
         values: [Q] finite; queries without a value are left out by the caller, who reports them.
         seed: of the resampling; the same seed and values give the same interval.
-        groups: [Q] what each query belongs to. Given, whole groups are drawn instead of single queries: copies of the same
-            source succeed and fail together, and drawing them singly would make the interval too narrow.
+        groups: [Q] what each query belongs to. Given, whole groups are drawn instead of single queries: copies of the
+            same source succeed and fail together, and drawing them singly would make the interval too narrow.
         num_resamples: bootstrap draws.
         level: probability mass between the two ends.
 
@@ -128,13 +130,14 @@ def mean_with_interval(
     if len(value_Q) == 0:
         return float("nan"), float("nan"), float("nan")
     if groups is None:
-        sum_G, count_G = value_Q, np.ones(len(value_Q))
+        sum_G: NDArray[np.float64] = value_Q
+        count_G: NDArray[np.float64] = np.ones(len(value_Q))
     else:
         if len(groups) != len(value_Q):
             raise ValueError(f"{len(value_Q)} values but {len(groups)} groups")
         numbers: dict[Hashable, int] = {}
         group_Q = np.array([numbers.setdefault(group, len(numbers)) for group in groups])
-        sum_G = np.bincount(group_Q, weights=value_Q)
+        sum_G = np.bincount(group_Q, weights=value_Q).astype(np.float64)
         count_G = np.bincount(group_Q).astype(np.float64)
     rng = np.random.Generator(np.random.Philox(seed))
     means = np.empty(num_resamples)

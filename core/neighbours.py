@@ -41,8 +41,8 @@ def top_k(
         max_bytes: bound on the score block held at once.
 
     Returns:
-        scores float32 [Q, k], best first, and indices int64 [Q, k]. Rows of equal score come in rising index order. Where
-        fewer than k rows remain (k > V, or V - 1 after an exclusion) the last places hold -inf and index -1.
+        scores float32 [Q, k], best first, and indices int64 [Q, k]. Rows of equal score come in rising index order.
+        Where fewer than k rows remain (k > V, or V - 1 after an exclusion) the last places hold -inf and index -1.
 
     Raises:
         ValueError: shapes do not match, k < 1, or a score is NaN.

@@ -1,10 +1,10 @@
 """How alike two videos are: the cosine of video embeddings, and the chamfer similarity of frame embeddings.
 
-``chamfer(q, t)`` is the mean over the query's frames of the largest dot product with any frame of the target: a query that
-is a part of the target scores high, the reverse need not. The symmetric form is the mean of both directions.
+``chamfer(q, t)`` is the mean over the query's frames of the largest dot product with any frame of the target: a query
+that is a part of the target scores high, the reverse need not. The symmetric form is the mean of both directions.
 
-The matrix form stacks the frames of many videos, multiplies once per tile and reduces over segments, so its memory is
-bounded whatever the lengths, one very long video included.
+The matrix form stacks the frames of many videos, multiplies once per tile and reduces over segments: memory holds one
+tile and a maximum per frame and video, however long the videos are.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ def unit_rows(rows: Frames) -> NDArray[np.float32]:
     """Rows divided by their Euclidean length, float32 [..., D]; rows of zeros stay zeros."""
     row_ND = np.asarray(rows, dtype=np.float32)
     length = np.linalg.norm(row_ND, axis=-1, keepdims=True)
-    return row_ND / np.where(length > 0, length, 1.0)
+    return np.divide(row_ND, np.where(length > 0, length, 1), dtype=np.float32)
 
 
 def chamfer(query: Frames, target: Frames) -> float:
@@ -57,7 +57,8 @@ def chamfer_matrix(
     """Chamfer similarity of every query with every target.
 
     Args:
-        queries: Q arrays [Tq, D] of frame embeddings, rows of unit length; dtypes may differ (float16 is read as float32).
+        queries: Q arrays [Tq, D] of frame embeddings, rows of unit length; dtypes may differ (float16 is read as
+            float32).
         targets: V arrays [Tt, D]; indexed one after another, so a lazy sequence over a store will do.
         symmetric: average both directions.
         max_bytes: bound on the tile of frame similarities (float32) held at once.
@@ -82,16 +83,21 @@ def chamfer_matrix(
     return result_QV
 
 
-def _stacks(videos: Sequence[Frames], side: int, role: str) -> Iterator[tuple[int, NDArray[np.float32], NDArray[np.int64]]]:
+def _stacks(
+    videos: Sequence[Frames], side: int, role: str
+) -> Iterator[tuple[int, NDArray[np.float32], NDArray[np.int64]]]:
     """Runs of consecutive videos of at most ``side`` frames together (one longer video alone).
 
     Yields the first video's number, the frames [N, D] and the offsets [videos + 1] into them.
     """
-    begin, held, num_frames = 0, [], 0
+    held: list[NDArray[np.float32]] = []
+    begin, num_frames = 0, 0
     for index in range(len(videos)):
         frames = np.asarray(videos[index], dtype=np.float32)
         if frames.ndim != 2 or len(frames) == 0:
-            raise ValueError(f"{role} {index} has shape {frames.shape}; frame embeddings must be [T, D] with T at least 1")
+            raise ValueError(
+                f"{role} {index} has shape {frames.shape}; frame embeddings must be [T, D] with T at least 1"
+            )
         if held and (num_frames + len(frames) > side or frames.shape[1] != held[0].shape[1]):
             if frames.shape[1] != held[0].shape[1]:
                 raise ValueError(f"{role} {index} has {frames.shape[1]} dimensions, the one before {held[0].shape[1]}")
