@@ -48,8 +48,8 @@ class BuildPy(build_py):
     """Leaves out the files of the root folder and of launch/ that only a clone of the repository can use."""
 
     def find_package_modules(self, package: str, package_dir: str) -> list[tuple[str, str, str]]:
-        modules = super().find_package_modules(package, package_dir)
-        return [module for module in modules if module[:2] not in {("reelkin", "setup"), ("reelkin.launch", "bootstrap")}]
+        left_out = {("reelkin", "setup"), ("reelkin.launch", "bootstrap")}
+        return [module for module in super().find_package_modules(package, package_dir) if module[:2] not in left_out]
 
 
 packages = find_packages(".", include=[pattern for name in STAGES for pattern in (name, f"{name}.*")])
