@@ -1,0 +1,94 @@
+"""How a frame is brought into the form an encoder takes: size, crop, layout and range of values.
+
+The decoder already scales the short side (one pass in swscale, before the picture becomes RGB); what is left is the crop,
+a numpy view, and the range, computed on the encoder's device.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..core.errors import UsageError
+
+InputKind = Literal["uint8", "imagenet"]
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+
+WIDEST = 4
+"""Without a crop, a picture longer than this many short sides is cut to it: its cost stays bounded."""
+
+
+@dataclass(frozen=True)
+class Preprocessing:
+    """What happens to a frame between the decoder and the network.
+
+    Attributes:
+        short_side: pixels of the scaled short side; the other side follows, so that nothing is distorted.
+        crop: side of the centred square that is kept, in pixels; 0 keeps the whole picture.
+        input: "uint8" hands on 0..255 as it is; "imagenet" maps to 0..1, subtracts ImageNet's mean, divides by its
+            standard deviation.
+    """
+
+    short_side: int
+    crop: int
+    input: InputKind
+
+    def __post_init__(self) -> None:
+        if not 32 <= self.short_side <= 2048:
+            raise UsageError(f"the short side is {self.short_side} pixels; choose 32 to 2048 (224 or 256 is usual)")
+        if self.crop and not 32 <= self.crop <= self.short_side:
+            raise UsageError(
+                f"the crop is {self.crop} pixels, the short side {self.short_side}; the crop must be 32 or more and fit "
+                "in the picture (0 keeps the whole picture)"
+            )
+
+    def as_dict(self) -> dict[str, Any]:
+        """For store.json."""
+        return asdict(self)
+
+
+def crop_frames(frames: np.ndarray, preprocessing: Preprocessing) -> np.ndarray:
+    """Cut scaled frames to what the encoder sees.
+
+    Args:
+        frames: uint8 [T, H, W, 3] whose short side is ``preprocessing.short_side``.
+
+    Returns:
+        uint8 [T, crop, crop, 3], or [T, H, W, 3] without a crop, where the long side is at most ``WIDEST`` short sides.
+        A contiguous copy when something is cut, so that the full pictures can be freed. Offsets are
+        floor((size - crop) / 2).
+    """
+    height, width = frames.shape[1:3]
+    if preprocessing.crop:
+        keep_h = keep_w = preprocessing.crop
+    else:
+        longest = WIDEST * min(height, width)
+        keep_h, keep_w = min(height, longest), min(width, longest)
+    if (keep_h, keep_w) == (height, width):
+        return frames
+    if keep_h > height or keep_w > width:
+        raise ValueError(f"frames of {height} x {width} are smaller than the crop {keep_h} x {keep_w}")
+    top, left = (height - keep_h) // 2, (width - keep_w) // 2
+    return np.ascontiguousarray(frames[:, top : top + keep_h, left : left + keep_w])
+
+
+def to_network_input(frames: np.ndarray | Tensor, kind: InputKind, device: torch.device) -> Tensor:
+    """uint8 [N, H, W, 3] -> [N, 3, H, W] on ``device``: uint8, or float32 normalised for "imagenet".
+
+    The memory stays channels-last, which is how the frames lie and what convolutions on CPUs and tensor cores prefer.
+    """
+    batch = torch.from_numpy(np.ascontiguousarray(frames)) if isinstance(frames, np.ndarray) else frames
+    if batch.dtype != torch.uint8 or batch.ndim != 4 or batch.shape[3] != 3:
+        raise ValueError(f"frames are {batch.dtype} {tuple(batch.shape)}; expected uint8 [N, H, W, 3]")
+    x = batch.to(device).permute(0, 3, 1, 2)
+    if kind == "uint8":
+        return x
+    mean = torch.tensor(IMAGENET_MEAN, device=device).view(1, 3, 1, 1)
+    std = torch.tensor(IMAGENET_STD, device=device).view(1, 3, 1, 1)
+    return (x.float() / 255 - mean) / std
