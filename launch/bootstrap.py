@@ -183,7 +183,9 @@ def pip(*arguments: str, quiet: bool = True) -> None:
     if not sys.stdout.isatty() and arguments[0] == "install":
         command.append("--progress-bar=off")
     command += arguments[1:]
-    if subprocess.run(command, check=False, cwd=ROOT).returncode != 0:
+    # setuptools warns about editable installs of every kind; what pip itself has to say is not affected.
+    environment = {**os.environ, "PYTHONWARNINGS": "ignore"}
+    if subprocess.run(command, check=False, cwd=ROOT, env=environment).returncode != 0:
         raise SetupError(
             f"pip failed, see above: {shlex.join(command)}\n"
             "Check the network and pip's own settings (pip config list); the next run goes on from here"

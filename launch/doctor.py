@@ -20,9 +20,10 @@ from pathlib import Path
 from ..core.config import command
 from ..core.errors import ExitCode
 from .rank_check import ranks_start
-from .run_ranks import horovod_trouble
+from .run_ranks import horovod_trouble, read_state
 
 OK, NOTE, BAD = "ok", "note", "missing"
+AGREE = "start and agree"
 PROBE_SECONDS = 60.0
 PYTHON_RANGE = ((3, 11), (3, 13))
 TORCH_RANGE = ((2, 11), (2, 13))
@@ -122,23 +123,21 @@ def check_horovod() -> Finding:
 
 
 def _horovod_fix() -> str:
-    try:
-        state = json.loads((Path(sys.prefix) / "reelkin-horovod.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        state = {}
-    return str(state.get("fix") or "apt-get install g++ make cmake python3-dev, then make setup")
+    return str(read_state().get("fix") or "apt-get install g++ make cmake python3-dev, then make setup")
 
 
 def check_launcher(launcher: str) -> Finding:
-    """Two ranks under ``launcher`` ("horovod" or "torch") that add up a number."""
-    name = "2 ranks, horovodrun" if launcher == "horovod" else "2 ranks, torchrun"
-    if launcher == "horovod" and horovod_trouble():
+    """Two ranks under ``launcher`` ("horovod", "mpi" or "torch") that add up a number."""
+    name = {"horovod": "2 ranks, horovodrun", "mpi": "2 ranks, MPI", "torch": "2 ranks, torchrun"}[launcher]
+    if launcher == "mpi" and not read_state().get("mpi"):
+        return Finding(name, OK, "Horovod is built without MPI (only Adasum needs it)")
+    if launcher != "torch" and horovod_trouble():
         return Finding(name, NOTE, "not tried: no Horovod", "see Horovod")
     good, text = ranks_start(launcher)
     if good:
-        return Finding(name, OK, "start and agree")
+        return Finding(name, OK, AGREE)
     last = text.splitlines()[-1] if text else "nothing was printed"
-    fix = f"python -m reelkin.launch.rank_check --launcher {launcher} shows all; check the host name and the loopback"
+    fix = f"python -m reelkin.launch.rank_check --launcher {launcher} shows more; check the host name and the loopback"
     return Finding(name, BAD, last[:300], fix)
 
 
@@ -237,6 +236,7 @@ CHECKS: list[Callable[[], Finding]] = [
     check_torchvision,
     check_horovod,
     lambda: check_launcher("horovod"),
+    lambda: check_launcher("mpi"),
     lambda: check_launcher("torch"),
     check_dali,
     check_pyav,
@@ -254,10 +254,10 @@ def examine() -> list[Finding]:
 
 
 def can_work(findings: Sequence[Finding]) -> bool:
-    """Whether the main job runs: nothing missing but, at most, one of the two launchers."""
+    """Whether the main job runs: nothing missing but, at most, all launchers but one."""
     launchers = [finding for finding in findings if finding.name.startswith("2 ranks")]
     others = [finding for finding in findings if finding not in launchers]
-    return any(finding.state == OK for finding in launchers) and all(finding.state != BAD for finding in others)
+    return any(finding.found == AGREE for finding in launchers) and all(finding.state != BAD for finding in others)
 
 
 def show(findings: Sequence[Finding]) -> None:

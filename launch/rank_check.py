@@ -39,12 +39,13 @@ def ranks_start(launcher: str, seconds: float = 60.0) -> tuple[bool, str]:
     """Start two ranks of this file.
 
     Args:
-        launcher: "horovod" or "torch".
+        launcher: "horovod", "mpi" or "torch".
         seconds: all of it is killed after that time.
 
     Returns:
         (whether the sum was right, the end of what was printed).
     """
+    backend = "torch" if launcher == "torch" else "horovod"
     words = [*launcher_prefix(RANKS, launcher), sys.executable, "-P", "-m", "reelkin.launch.rank_check"]
     process = subprocess.Popen(
         words,
@@ -62,13 +63,13 @@ def ranks_start(launcher: str, seconds: float = 60.0) -> tuple[bool, str]:
         _send([*descendants(process.pid), process.pid], 9)
         text, _ = process.communicate()
         return False, f"no answer within {seconds:.0f} s\n{text[-1000:]}".strip()
-    return process.returncode == 0 and f"{RANKS} ranks under {launcher}" in text, text.strip()[-1500:]
+    return process.returncode == 0 and f"{RANKS} ranks under {backend}" in text, text.strip()[-1500:]
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Entry; returns 0 when the ranks started and agreed."""
     parser = argparse.ArgumentParser(prog="rank_check", description="start two ranks that add up their numbers")
-    parser.add_argument("--launcher", choices=("horovod", "torch"))
+    parser.add_argument("--launcher", choices=("horovod", "mpi", "torch"))
     options = parser.parse_args(argv)
     if options.launcher is None:
         return worker()

@@ -28,38 +28,50 @@ EXIT_CODES = "REELKIN_EXIT_CODES"
 HOROVOD_STATE = Path(sys.prefix) / "reelkin-horovod.json"
 # What an outer launcher or a batch system may have set; a new job must not inherit its ranks.
 _RANK_VARIABLES = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+_RANK_PREFIXES = ("HOROVOD_RANK", "HOROVOD_SIZE", "HOROVOD_LOCAL", "HOROVOD_CROSS", "OMPI_", "PMIX_")
+_RANK_MARKS = (b"HOROVOD_RANK=", b"LOCAL_RANK=", b"OMPI_COMM_WORLD_RANK=")
 
 
 def choose_launcher(wanted: str = "auto") -> tuple[str, str]:
     """Which launcher to use.
 
     Args:
-        wanted: "horovod", "torch" or "auto" (Horovod where it is installed).
+        wanted: "horovod", "mpi" (Horovod over MPI, which Adasum needs), "torch", or "auto" (Horovod where it is
+            installed, else torch).
 
     Returns:
-        ("horovod" | "torch", a sentence that says why; empty where there is nothing to say).
+        ("horovod" | "mpi" | "torch", a sentence that says why; empty where there is nothing to say).
 
     Raises:
         UsageError: ``wanted`` is something else, or Horovod is wanted and not installed.
     """
-    if wanted not in ("auto", "horovod", "torch"):
-        raise UsageError(f"--launcher {wanted}: choose auto, horovod or torch")
+    if wanted not in ("auto", "horovod", "mpi", "torch"):
+        raise UsageError(f"--launcher {wanted}: choose auto, horovod, mpi or torch")
     if wanted == "torch":
         return "torch", ""
     trouble = horovod_trouble()
+    if not trouble and wanted == "mpi" and not read_state().get("mpi", True):
+        trouble = "Horovod was built without MPI: apt-get install libopenmpi-dev openmpi-bin, then make setup"
     if not trouble:
-        return "horovod", ""
-    if wanted == "horovod":
-        raise UsageError(f"--launcher horovod: {trouble}; `reelkin doctor` says what to do, --launcher torch works now")
+        return ("mpi" if wanted == "mpi" else "horovod"), ""
+    if wanted != "auto":
+        raise UsageError(
+            f"--launcher {wanted}: {trouble}; `reelkin doctor` says what to do, --launcher torch works now"
+        )
     return "torch", f"Horovod is not used ({trouble}); ranks start under torchrun"
+
+
+def read_state() -> dict:
+    """What set-up recorded about Horovod: ok, mpi, nccl, or reason and fix; empty where set-up never ran."""
+    try:
+        return dict(json.loads(HOROVOD_STATE.read_text(encoding="utf-8")))
+    except (OSError, ValueError):
+        return {}
 
 
 def horovod_trouble() -> str:
     """Why Horovod cannot be used in this environment, as set-up recorded it; empty when it can."""
-    try:
-        state = json.loads(HOROVOD_STATE.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        state = {}
+    state = read_state()
     if importlib.util.find_spec("horovod") is None:
         return str(state.get("reason") or "it is not installed").splitlines()[0]
     return "" if state.get("ok", True) else str(state.get("reason", "set-up failed")).splitlines()[0]
@@ -70,15 +82,16 @@ def launcher_prefix(count: int, launcher: str = "auto", hosts: str = "") -> list
 
     Args:
         count: number of ranks.
-        launcher: "horovod", "torch" or "auto".
+        launcher: "horovod", "mpi", "torch" or "auto".
         hosts: "host1:4,host2:4" for horovodrun; empty for this machine.
     """
     if launcher == "auto":
         launcher, _ = choose_launcher()
-    if launcher == "horovod":
+    if launcher in ("horovod", "mpi"):
+        carrier = "--mpi" if launcher == "mpi" else "--gloo"
         horovodrun = Path(sys.executable).with_name("horovodrun")
         # Started through this interpreter: another python3 on PATH, or a moved environment, changes nothing.
-        return [sys.executable, "-P", str(horovodrun), "-np", str(count), *(["-H", hosts] if hosts else [])]
+        return [sys.executable, "-P", str(horovodrun), carrier, "-np", str(count), *(["-H", hosts] if hosts else [])]
     if hosts:
         raise UsageError(f"--hosts {hosts}: torchrun is started on each machine by itself, see torchrun --help")
     torchrun = [sys.executable, "-P", "-m", "torch.distributed.run", "--standalone", "--no-python"]
@@ -88,7 +101,7 @@ def launcher_prefix(count: int, launcher: str = "auto", hosts: str = "") -> list
 def rank_environment(count: int) -> dict[str, str]:
     """The environment for a launcher: this interpreter's programs first on PATH, no ranks of an outer job."""
     inherited = {name: value for name, value in os.environ.items() if name not in _RANK_VARIABLES}
-    for name in [name for name in inherited if name.startswith(("HOROVOD_RANK", "HOROVOD_SIZE", "HOROVOD_LOCAL"))]:
+    for name in [name for name in inherited if name.startswith(_RANK_PREFIXES)]:
         del inherited[name]
     inherited["PATH"] = str(Path(sys.executable).parent) + os.pathsep + inherited.get("PATH", os.defpath)
     inherited.setdefault("OMP_NUM_THREADS", str(max(1, len(os.sched_getaffinity(0)) // count)))
@@ -124,7 +137,7 @@ def workers(pid: int) -> list[int]:
     top = []
     for candidate in descendants(pid):
         environment = _read(Path("/proc", str(candidate), "environ")).split(b"\0")
-        if any(entry.startswith((b"HOROVOD_RANK=", b"LOCAL_RANK=")) for entry in environment):
+        if any(entry.startswith(_RANK_MARKS) for entry in environment):
             ranked.add(candidate)
             stat = _read(Path("/proc", str(candidate), "stat"))
             if stat and int(stat.rpartition(b")")[2].split()[1]) not in ranked:
@@ -231,7 +244,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         epilog="Example: reelkin run -np 2 train --features store --output run",
     )
     parser.add_argument("-np", "--ranks", type=int, required=True, help="number of ranks")
-    parser.add_argument("--launcher", default="auto", help="horovod, torch or auto (Horovod where it is installed)")
+    parser.add_argument("--launcher", default="auto", help="horovod, mpi (Horovod over MPI), torch or auto")
     parser.add_argument("--hosts", default="", help="machines and ranks on each for horovodrun: host1:4,host2:4")
     parser.add_argument("--grace-seconds", type=float, default=120.0, help="time to stop in when asked to (SIGTERM)")
     parser.add_argument("stage", help="a verb of reelkin: build, extract, train, ...")
