@@ -140,7 +140,7 @@ def build_encoder(spec: EncoderSpec, device: torch.device | str = "cpu", engine:
 
 def encoder_list() -> str:
     """One line per encoder with its output dimension, for help texts."""
-    return "; ".join(f"{name}: {kind.summary}, D = {kind.dim or 'as the file has it'}" for name, kind in ENCODERS.items())
+    return "; ".join(f"{name}: {kind.summary}, D = {kind.dim or 'as in the file'}" for name, kind in ENCODERS.items())
 
 
 def _info(spec: EncoderSpec, dim: int, weights: Weights, preprocessing: Preprocessing) -> dict[str, Any]:
@@ -204,7 +204,7 @@ def _build_resnet50(spec: EncoderSpec, device: torch.device, engine: Engine | No
     else:
         load_state(resnet, weights.path, unused="fc.")
     module = fold_batch_norms(ResNetIMAC(resnet).eval()).requires_grad_(False)
-    module = module.to(device, memory_format=torch.channels_last)
+    module.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     return Encoder(module, 3840, preprocessing, device, _info(spec, 3840, weights, preprocessing))
 
 

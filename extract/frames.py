@@ -1,7 +1,7 @@
 """How a frame is brought into the form an encoder takes: size, crop, layout and range of values.
 
-The decoder already scales the short side (one pass in swscale, before the picture becomes RGB); what is left is the crop,
-a numpy view, and the range, computed on the encoder's device.
+The decoder already scales the short side (one pass in swscale, before the picture becomes RGB); what is left is the
+crop, done in numpy, and the range, computed on the encoder's device.
 """
 
 from __future__ import annotations
@@ -44,8 +44,8 @@ class Preprocessing:
             raise UsageError(f"the short side is {self.short_side} pixels; choose 32 to 2048 (224 or 256 is usual)")
         if self.crop and not 32 <= self.crop <= self.short_side:
             raise UsageError(
-                f"the crop is {self.crop} pixels, the short side {self.short_side}; the crop must be 32 or more and fit "
-                "in the picture (0 keeps the whole picture)"
+                f"the crop is {self.crop} pixels, the short side {self.short_side}; the crop must be 32 or more and "
+                "fit in the picture (0 keeps the whole picture)"
             )
 
     def as_dict(self) -> dict[str, Any]:

@@ -2,8 +2,8 @@
 
 Source: Kordopatis-Zilos et al., "Near-Duplicate Video Retrieval by Aggregating Intermediate CNN Layers" (2017), in the
 form that TCA (WACV 2021) uses: for each chosen layer, every location is L2-normalised across channels, the maximum is
-taken over space, the result is L2-normalised, and the layers are concatenated. The concatenation is NOT normalised again:
-with L layers its norm is sqrt(L), 2 for the four stages of a ResNet.
+taken over space, the result is L2-normalised, and the layers are concatenated. The concatenation is NOT normalised
+again: with L layers its norm is sqrt(L), 2 for the four stages of a ResNet.
 """
 
 from __future__ import annotations

@@ -60,14 +60,15 @@ def find_input(
             continue
         return kind, checked_output(output, 2, str(path)).shape[1]
     raise UsageError(
-        f"--weights {path} takes frames of {side} x {side} in no known form ({'; '.join(refusals)}). The file must take "
-        "[N, 3, H, W], uint8 or ImageNet-normalised float32; try another --size or --crop"
+        f"--weights {path} takes frames of {side} x {side} in no known form ({'; '.join(refusals)}). The file must "
+        "take [N, 3, H, W], uint8 or ImageNet-normalised float32; try another --size or --crop"
     )
 
 
 def checked_output(output: object, num_frames: int, where: str) -> Tensor:
     """The network's output as float32 [N, D]. Raises UsageError when it is something else."""
-    if not isinstance(output, Tensor) or not output.is_floating_point() or output.ndim != 2 or len(output) != num_frames:
+    right = isinstance(output, Tensor) and output.is_floating_point() and output.ndim == 2 and len(output) == num_frames
+    if not isinstance(output, Tensor) or not right:
         what = f"{output.dtype} {tuple(output.shape)}" if isinstance(output, Tensor) else type(output).__name__
         raise UsageError(f"{where} returns {what} for {num_frames} frames; an encoder returns float [{num_frames}, D]")
     return output.float()

@@ -101,7 +101,7 @@ def to_float16(features: np.ndarray) -> np.ndarray:
     if not np.isfinite(stored).all():
         raise DataError(
             Reason.ENCODER_FAILED,
-            f"the features of {_count_bad(stored)} frames exceed the float16 range (largest value {np.abs(features).max():.4g})",
+            f"{_count_bad(stored)} frames' features exceed the float16 range (largest {np.abs(features).max():.4g})",
         )
     return stored
 
@@ -189,7 +189,8 @@ def write_store(
     """
     path = Path(path)
     (path / "store.json").unlink(missing_ok=True)
-    rows, blocks = list(rejects), []
+    rows: list[StoreRow] = list(rejects)
+    blocks: list[Block] = []
     pending: list[tuple[str, np.ndarray, np.ndarray]] = []
     dim = held = 0
 
@@ -253,12 +254,13 @@ class FeatureStore:
         path = Path(path)
         if not (path / "store.json").exists():
             raise ReelkinError(
-                f"{path} is no finished feature store (no store.json); run extract/run.py --output {path} to make or finish it"
+                f"{path} is no finished feature store (no store.json); run extract/run.py --output {path} to make or "
+                "finish it"
             )
         info = read_json(path / "store.json")
         if not isinstance(info, dict) or (info.get("format"), info.get("version")) != (FORMAT, VERSION):
             found = f"{info.get('format')} {info.get('version')}" if isinstance(info, dict) else type(info).__name__
-            raise ReelkinError(f"{path}/store.json is {found!r}; expected {FORMAT} {VERSION}: extract the features again")
+            raise ReelkinError(f"{path}/store.json is {found!r}; expected {FORMAT} {VERSION}: extract again")
         for block in info["blocks"]:
             file = path / block["name"]
             size = file.stat().st_size if file.exists() else None
@@ -281,7 +283,8 @@ class FeatureStore:
 
     def __repr__(self) -> str:
         name = (self.info.get("encoder") or {}).get("name", "?")
-        return f"FeatureStore({str(self.path)!r}: {len(self)} videos, {len(self.rejects)} rejected, D = {self.dim}, {name})"
+        counts = f"{len(self)} videos, {len(self.rejects)} rejected"
+        return f"FeatureStore({str(self.path)!r}: {counts}, D = {self.dim}, {name})"
 
     def row(self, video_id: str) -> StoreRow:
         """The manifest row of a video with features. Raises KeyError for other ids."""

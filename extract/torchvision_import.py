@@ -1,8 +1,8 @@
 """The one place that imports torchvision, so that it also works beside the CPU build of torch.
 
-The torchvision wheels on PyPI are built against CUDA torch. Beside a CPU torch their compiled library does not load, and
-the import then fails while it registers shapes and gradients for operators that are not there. Reelkin needs none of
-these operators (only model definitions and weights), so the two registering modules are replaced by empty ones first.
+The torchvision wheels on PyPI are built against CUDA torch. Beside a CPU torch their compiled library does not load,
+and the import then fails while it registers shapes and gradients for operators that are not there. Reelkin needs none
+of these operators (only model definitions), so the two registering modules are replaced by empty ones first.
 Held to the version in ``TESTED``: the names of these modules are private to torchvision.
 """
 

@@ -1,6 +1,6 @@
-"""Where an encoder's weights come from: a published file (cache or download), a file of the user's, or fixed random numbers.
+"""Where an encoder's weights come from: a published file (cache or download), a file of the user's, or random numbers.
 
-Only tensors are read: ``.pth`` with ``weights_only=True``, ``.safetensors`` otherwise. Every choice ends with a SHA-256.
+Only tensors are read: ``.pth`` with ``weights_only=True``, or ``.safetensors``. Every choice ends with a SHA-256.
 """
 
 from __future__ import annotations
@@ -95,7 +95,7 @@ def _download(url: str, path: Path, sha256_prefix: str) -> None:
                 file.write(piece)
         if not digest.hexdigest().startswith(sha256_prefix):
             raise ReelkinError(
-                f"{url} arrived with SHA-256 {digest.hexdigest()[:16]}..., expected {sha256_prefix}...; nothing was kept"
+                f"{url} arrived with SHA-256 {digest.hexdigest()[:16]}..., not {sha256_prefix}...; nothing was kept"
             )
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import safetensors.numpy
+
 from reelkin.core.errors import DataError, Reason, ReelkinError
 from reelkin.core.files import read_json
 from reelkin.extract.store import FeatureStore, StoreRow, publish_store, to_float16, write_block, write_store
