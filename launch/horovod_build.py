@@ -347,7 +347,7 @@ def two_ranks_work() -> str:
         done = subprocess.run(command, capture_output=True, text=True, timeout=CHECK_SECONDS, check=False)
     except subprocess.TimeoutExpired:
         return f"no answer within {CHECK_SECONDS} s"
-    return "" if done.returncode == 0 else (done.stdout + done.stderr).strip()[-1500:]
+    return "" if done.returncode == 0 else (done.stdout + done.stderr).strip()[-1000:]
 
 
 def install(constraints: Path | None) -> dict[str, object]:

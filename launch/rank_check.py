@@ -43,7 +43,7 @@ def ranks_start(launcher: str, seconds: float = 60.0) -> tuple[bool, str]:
         seconds: all of it is killed after that time.
 
     Returns:
-        (whether the sum was right, the end of what was printed).
+        (whether the sum was right, the last lines of the ranks, or of the launcher where no rank spoke).
     """
     backend = "torch" if launcher == "torch" else "horovod"
     words = [*launcher_prefix(RANKS, launcher), sys.executable, "-P", "-m", "reelkin.launch.rank_check"]
@@ -62,8 +62,14 @@ def ranks_start(launcher: str, seconds: float = 60.0) -> tuple[bool, str]:
     except subprocess.TimeoutExpired:
         _send([*descendants(process.pid), process.pid], 9)
         text, _ = process.communicate()
-        return False, f"no answer within {seconds:.0f} s\n{text[-1000:]}".strip()
-    return process.returncode == 0 and f"{RANKS} ranks under {backend}" in text, text.strip()[-1500:]
+        return False, f"no answer within {seconds:.0f} s\n{_end_of(text)}".strip()
+    return process.returncode == 0 and f"{RANKS} ranks under {backend}" in text, _end_of(text)
+
+
+def _end_of(text: str) -> str:
+    lines = [line for line in text.splitlines() if line.strip()]
+    # horovodrun marks the ranks' lines; its own, a traceback of the launcher, say nothing.
+    return "\n".join([line for line in lines if "]<std" in line][-8:] or lines[-8:])
 
 
 def main(argv: Sequence[str] | None = None) -> int:
