@@ -140,10 +140,11 @@ def mean_with_interval(
         sum_G = np.bincount(group_Q, weights=value_Q).astype(np.float64)
         count_G = np.bincount(group_Q).astype(np.float64)
     rng = np.random.Generator(np.random.Philox(seed))
-    means = np.empty(num_resamples)
-    for index in range(num_resamples):  # one draw at a time: Q may be large, and Q * num_resamples indexes larger still
-        drawn = rng.integers(0, len(sum_G), len(sum_G))
-        means[index] = sum_G[drawn].sum() / count_G[drawn].sum()
-    low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
+    means = []
+    rows = max(1, 1_000_000 // len(sum_G))  # resamples drawn at a time: memory stays bounded for any number of queries
+    for begin in range(0, num_resamples, rows):
+        drawn = rng.integers(0, len(sum_G), (min(rows, num_resamples - begin), len(sum_G)))
+        means.append(sum_G[drawn].sum(axis=1) / count_G[drawn].sum(axis=1))
+    low, high = np.quantile(np.concatenate(means), [(1 - level) / 2, (1 + level) / 2])
     mean = float(value_Q.mean())
     return mean, min(float(low), mean), max(float(high), mean)

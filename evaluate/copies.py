@@ -17,9 +17,9 @@ from ..core.errors import ReelkinError
 from .ground_truth import Coverage, Task
 
 PROTOCOL = (
-    "Strength {strength}. Queries: the copies of this strength whose source is held out from training{held}. "
+    "A task per strength of the edits. Queries: the copies of the task's strength whose source is held out{held}. "
     "Database: every video of the store except copies of other strengths; originals and copies of this strength that "
-    "belong to training scenes stay in as distractors. Relevant to a query: every other database video that shows the "
+    "belong to other scenes stay in as distractors. Relevant to a query: every other database video that shows the "
     "same source group (its original or originals, and the other copies of this strength); a copy that joins or "
     "frames two sources shows both. The query itself is taken out of its ranking and its positives. Copies that are "
     "not in the store are left out and counted in the coverage. Average precision is the expected value over all "
@@ -83,8 +83,8 @@ def copy_tasks(
             missing=sorted(ids - set(store_ids)),
             duplicates=[],
         )
-        held_out = "" if test_groups is None else f" ({len(set(test_groups))} groups)"
-        protocol = PROTOCOL.format(strength=strength, held=held_out)
+        held_out = " (all are)" if test_groups is None else f" from training ({len(set(test_groups))} groups)"
+        protocol = PROTOCOL.format(held=held_out)
         tasks.append(Task(strength, queries, database, relevant, protocol, coverage, {}, first_group))
     return tasks
 

@@ -121,7 +121,7 @@ def evaluate_method(task: Task, method: Method, *, seed: int = 0, keep_best: int
                 keep[column[query]] = False
             relevant = np.zeros(len(task.database), dtype=np.bool_)
             relevant[[column[video_id] for video_id in task.relevant[query]]] = True
-            rounded = np.round(np.asarray(row, dtype=np.float64), SCORE_DECIMALS)
+            rounded: NDArray[np.float64] = np.asarray(row, dtype=np.float64).round(SCORE_DECIMALS)
             results.append(_query_result(task, query, rounded, relevant, keep, keep_best))
             if pool:
                 pooled.append((rounded[keep].astype(np.float32), relevant[keep]))

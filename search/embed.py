@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, cast
 
 import numpy as np
 import torch
@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from ..core.errors import ReelkinError
-from .similarity import unit_rows
+from ..train.aggregators import MeanPooling, MeanPoolingConfig
 
 BATCH_FRAMES = 8192
 """Frames, padding included, that go through the model at once."""
@@ -54,6 +54,17 @@ class Embedding:
     frames: NDArray[np.float32] | None
 
 
+def check_width(model: nn.Module, source: FeatureSource) -> None:
+    """Refuse a model that takes features of another length than ``source`` has. Raises ReelkinError with both."""
+    takes = getattr(getattr(model, "config", None), "dim", None)
+    has = getattr(source, "dim", takes)
+    if takes != has:
+        raise ReelkinError(
+            f"the model takes features of {takes} dimensions, the store has {has}; use the store (encoder and PCA) "
+            "that the model was trained on"
+        )
+
+
 def iter_embeddings(
     model: nn.Module,
     source: FeatureSource,
@@ -78,6 +89,7 @@ def iter_embeddings(
         ReelkinError: a video has no frame, or its embedding is not finite; the message names it.
     """
     model = model.to(device).eval()
+    encode = cast(Callable[[torch.Tensor, torch.Tensor], torch.Tensor], model.encode)
     lengths = {video_id: source.num_frames(video_id) for video_id in ids}
     for batch in _batches(sorted(lengths, key=lambda video_id: (lengths[video_id], video_id)), lengths, batch_frames):
         stacked = [np.asarray(source.features(video_id), dtype=np.float32) for video_id in batch]
@@ -88,7 +100,7 @@ def iter_embeddings(
             input_NTD = torch.from_numpy(padded_NTD).to(device)
             length_N = torch.tensor([len(features) for features in stacked], device=device)
             video_ND = model(input_NTD, length_N).float().cpu().numpy()
-            frames_NTD = model.encode(input_NTD, length_N).float().cpu().numpy() if frames else None
+            frames_NTD = encode(input_NTD, length_N).float().cpu().numpy() if frames else None
         for index, video_id in enumerate(batch):
             own = None if frames_NTD is None else frames_NTD[index, : lengths[video_id]]
             if not np.isfinite(video_ND[index]).all() or (own is not None and not np.isfinite(own).all()):
@@ -121,7 +133,8 @@ def embed_frames(
 
 def mean_pooled(source: FeatureSource, ids: Sequence[str]) -> NDArray[np.float32]:
     """The embedding that needs no model: the mean of a video's frame features, of unit length; float32 [V, D]."""
-    return unit_rows(np.stack([np.asarray(source.features(v), dtype=np.float32).mean(axis=0) for v in ids]))
+    dim = source.features(ids[0]).shape[1]
+    return embed_videos(MeanPooling(MeanPoolingConfig(dim=dim)), source, ids)
 
 
 def _batches(ids: Sequence[str], lengths: Mapping[str, int], batch_frames: int) -> Iterator[list[str]]:

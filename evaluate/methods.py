@@ -1,0 +1,215 @@
+"""The methods that results compare: a model's similarities, and the trivial solutions that it has to beat.
+
+Names on the command line: ``mean-pool``, ``mean-pool-frame``, ``pixels``, ``chance``, and ``NAME-video``,
+``NAME-frame``, ``NAME-symmetric`` where NAME is the model's aggregator (``tca``) or ``model``, or ``untrained`` for the
+same aggregator with the weights that training would start from.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from ..core.errors import DataError, ReelkinError, UsageError
+from ..core.progress import Progress
+from ..core.seeds import seed_of
+from ..search.embed import FeatureSource, embed_frames, embed_videos, mean_pooled
+from ..search.similarity import chamfer_matrix, cosine, unit_rows
+from .rankings import Method
+
+if TYPE_CHECKING:
+    from ..shards.reader import ShardSet
+
+THUMBNAIL = 32
+"""Side of the grey thumbnails, in pixels."""
+LEVELS = {
+    "video": "cosine of video embeddings",
+    "frame": "chamfer: mean over the query's frames of the best match among the target's",
+    "symmetric": "chamfer, averaged over both directions",
+}
+
+
+def build_methods(
+    names: Sequence[str],
+    source: FeatureSource,
+    ids: Sequence[str],
+    *,
+    model: nn.Module | None = None,
+    model_name: str = "model",
+    shards: ShardSet | None = None,
+    max_memory: float = 8e9,
+) -> list[Method]:
+    """Methods by name, in order, without repeats; videos are embedded once, here.
+
+    Args:
+        names: as listed in this module.
+        source: frame features.
+        ids: every video that any task names.
+        model: needed by the model's methods.
+        model_name: what they are called ("tca").
+        shards: needed by ``pixels``.
+        max_memory: bound in bytes on frame embeddings held at once.
+
+    Raises:
+        UsageError: an unknown name, or one that needs a model or shards which are not given.
+        ReelkinError: the frame embeddings would not fit ``max_memory``.
+    """
+    methods: dict[str, Method] = {}
+    models: dict[str, nn.Module] = {}
+    frames: dict[str, Sequence[NDArray[np.floating]]] = {}
+    for name in names:
+        owner, _, level = name.rpartition("-")
+        owner = model_name if owner == "model" else owner
+        if name == "chance":
+            methods[name] = chance()
+        elif name == "mean-pool":
+            rows = mean_pooled(source, ids)
+            methods[name] = from_embeddings(
+                name, "mean of the frame features, cosine; no model", ids, rows, trivial=True
+            )
+        elif name == "mean-pool-frame":
+            _check_memory(source, ids, max_memory)
+            own = [unit_rows(source.features(video_id)).astype(np.float16) for video_id in ids]
+            text = "chamfer over the frame features themselves; no model"
+            methods[name] = from_frames(name, text, ids, own, symmetric=False, trivial=True)
+        elif name == "pixels":
+            if shards is None:
+                raise UsageError("the method pixels reads the videos themselves; give --shards, or leave it out")
+            methods[name] = pixels(shards, ids)
+        elif level in LEVELS and owner in (model_name, "untrained"):
+            if model is None:
+                raise UsageError(f"the method {name} needs a model; give --model or --index, or leave it out")
+            trivial = owner == "untrained"
+            if owner not in models:
+                models[owner] = untrained(model) if trivial else model
+            label = f"{owner}-{level}"
+            text = f"{f'untrained {model_name}' if trivial else model_name} model, {LEVELS[level]}"
+            if level == "video":
+                rows = embed_videos(models[owner], source, ids)
+                methods[label] = from_embeddings(label, text, ids, rows, trivial=trivial)
+            else:
+                _check_memory(source, ids, max_memory)
+                if owner not in frames:
+                    frames[owner] = embed_frames(models[owner], source, ids)
+                symmetric = level == "symmetric"
+                methods[label] = from_frames(label, text, ids, frames[owner], symmetric=symmetric, trivial=trivial)
+        else:
+            raise UsageError(
+                f"unknown method {name!r}; known: mean-pool, mean-pool-frame, pixels, chance and, for this model, "
+                + ", ".join(f"{known}-{level}" for known in (model_name, "untrained") for level in LEVELS)
+            )
+    return list(methods.values())
+
+
+def untrained(model: nn.Module, seed: int = 0) -> nn.Module:
+    """The aggregator of a model with the weights that training would start from."""
+    from ..train.aggregators import build_aggregator
+
+    config = dataclasses.asdict(getattr(model, "config"))  # noqa: B009 - nn.Module does not declare it
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed_of("untrained", seed))
+        return build_aggregator(str(getattr(model, "name")), config).eval()  # noqa: B009
+
+
+def from_embeddings(
+    name: str, description: str, ids: Sequence[str], embeddings: NDArray[np.floating], *, trivial: bool = False
+) -> Method:
+    """Cosine over video embeddings [V, D], rows in the order of ``ids``."""
+    row_of = {video_id: row for row, video_id in enumerate(ids)}
+
+    def scores(queries: Sequence[str], database: Sequence[str]) -> NDArray[np.floating]:
+        return cosine(embeddings[[row_of[q] for q in queries]], embeddings[[row_of[v] for v in database]])
+
+    return Method(name, description, scores, trivial)
+
+
+def from_frames(
+    name: str,
+    description: str,
+    ids: Sequence[str],
+    frames: Sequence[NDArray[np.floating]],
+    *,
+    symmetric: bool,
+    trivial: bool = False,
+) -> Method:
+    """Chamfer similarity over frame embeddings, one [T, D] per id."""
+    row_of = {video_id: row for row, video_id in enumerate(ids)}
+
+    def scores(queries: Sequence[str], database: Sequence[str]) -> NDArray[np.floating]:
+        return chamfer_matrix(
+            [frames[row_of[q]] for q in queries], [frames[row_of[v]] for v in database], symmetric=symmetric
+        )
+
+    return Method(name, description, scores, trivial)
+
+
+def chance() -> Method:
+    """The same score for everything: with ties counted exactly, its figure is the mean over all random rankings."""
+
+    def scores(queries: Sequence[str], database: Sequence[str]) -> NDArray[np.floating]:
+        return np.zeros((len(queries), len(database)), dtype=np.float32)
+
+    return Method("chance", "the same score for every video: the mean over all random rankings, exactly", scores, True)
+
+
+def pixels(shards: ShardSet, ids: Sequence[str]) -> Method:
+    """Grey thumbnails, mean removed, averaged over the frames: what the eye of a 32 x 32 camera would find."""
+    with Progress(len(ids), "videos", "thumbnails") as progress:
+        rows = []
+        for video_id in ids:
+            rows.append(thumbnail(shards, video_id))
+            progress.advance(rejects=int(not rows[-1].any()))
+    text = f"{THUMBNAIL} x {THUMBNAIL} grey thumbnails, mean removed, averaged over frames at 1 per second; cosine"
+    return from_embeddings("pixels", text, ids, np.stack(rows), trivial=True)
+
+
+def thumbnail(shards: ShardSet, video_id: str) -> NDArray[np.float32]:
+    """The averaged thumbnail of a video, float32 [32 * 32]; zeros if none of its clips can be decoded."""
+    total = np.zeros(THUMBNAIL * THUMBNAIL, dtype=np.float64)
+    for frames in decoded_clips(shards, video_id, short_side=2 * THUMBNAIL):
+        small_TN = np.stack([_grey(frame) for frame in frames]).reshape(len(frames), -1)
+        total += (small_TN - small_TN.mean(axis=1, keepdims=True)).sum(axis=0)
+    return total.astype(np.float32)
+
+
+def decoded_clips(shards: ShardSet, video_id: str, *, short_side: int) -> list[NDArray[np.uint8]]:
+    """Frames of a video at 1 per second, uint8 [T, H, W, 3] per clip; what cannot be decoded is left out."""
+    from ..shards.decode import decode_frames  # opens PyAV
+
+    clips = []
+    for clip in shards.read_clip(video_id):
+        try:
+            frames = decode_frames(clip.data, fps=1.0, short_side=short_side).frames
+        except DataError as error:
+            partial = getattr(error, "partial", None)  # what was decoded before the damage
+            frames = np.zeros((0, 1, 1, 3), np.uint8) if partial is None else partial.frames
+        if len(frames):
+            clips.append(frames)
+    return clips
+
+
+def _grey(frame: NDArray[np.uint8]) -> NDArray[np.float64]:
+    """An RGB frame [H, W, 3] as a grey thumbnail [32, 32], stretched to the square."""
+    from PIL import Image
+
+    image = Image.fromarray(frame).convert("L").resize((THUMBNAIL, THUMBNAIL), Image.Resampling.BOX)
+    return np.asarray(image, dtype=np.float64)
+
+
+def _check_memory(source: FeatureSource, ids: Sequence[str], max_memory: float) -> None:
+    """Refuse, before any work, frame embeddings that would not fit."""
+    num_frames = sum(source.num_frames(video_id) for video_id in ids)
+    width = source.features(ids[0]).shape[1]
+    needed = 2 * num_frames * width
+    if needed > max_memory:
+        raise ReelkinError(
+            f"frame embeddings of {len(ids)} videos ({num_frames} frames x {width} dimensions x 2 bytes) need "
+            f"{needed / 1e9:.1f} GB, over --max-memory {max_memory / 1e9:.1f} GB; raise it, or leave the frame "
+            "methods out"
+        )

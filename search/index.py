@@ -1,0 +1,320 @@
+"""The index: video embeddings in faiss, frame embeddings beside them, and all that is needed to embed a query alike.
+
+An index is a folder that depends on nothing outside itself but the encoder's weights (recorded by hash):
+
+    index.faiss               exact inner product over the video embeddings
+    embeddings.safetensors    embeddings float32 [V, D], rows of unit length
+    videos.parquet            video_id, num_frames, duration_seconds; row r is row r of the embeddings
+    frames/                   feature store of frame embeddings (float16), for re-ranking; may be absent
+    model/                    the model that made the embeddings
+    pca.safetensors           the PCA of the features, if they have one
+    index.json                published last: sizes and hashes of all of these, encoder, PCA, sampling, model
+"""
+
+from __future__ import annotations
+
+import functools
+import shutil
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import safetensors.numpy
+from numpy.typing import NDArray
+from torch import nn
+
+from ..core.errors import ReelkinError
+from ..core.files import publish_json, publish_table, publishing, publishing_folder, read_json, read_table, sha256_file
+from ..core.progress import Progress
+from ..extract.store import FeatureStore, write_store
+from ..train.aggregators import MeanPooling, MeanPoolingConfig
+from ..train.checkpoint import load_model, save_model
+from .embed import check_width, iter_embeddings
+from .similarity import chamfer_matrix, unit_rows
+
+FORMAT, VERSION = "reelkin-index", 1
+FEATURE_KEYS = ("dim", "encoder", "pca", "sampling")
+"""What of a feature store must agree between an index and its queries."""
+
+
+@dataclass(frozen=True)
+class Hit:
+    """A video found: its id and its score (cosine, or chamfer after re-ranking)."""
+
+    video_id: str
+    score: float
+
+
+def build_index(
+    store: FeatureStore,
+    output: str | Path,
+    model: str | Path | None = None,
+    *,
+    pca: str | Path | None = None,
+    frames: bool = True,
+) -> SearchIndex:
+    """Embed every video of a store and publish an index.
+
+    Args:
+        store: features.
+        output: folder; an older index there is replaced.
+        model: model folder, copied into the index. Default: mean pooling, for which nothing need be trained.
+        pca: the PCA file of the features, if they have one; copied.
+        frames: keep frame embeddings, for search at frame level.
+
+    Raises:
+        ReelkinError: the store is empty, the PCA is not the store's, the model takes other features, or an embedding is
+            not finite.
+    """
+    output = Path(output)
+    ids = store.video_ids
+    if not ids:
+        raise ReelkinError(f"{store.path} holds no video with features, so there is nothing to index")
+    recorded = store.info.get("pca")
+    if recorded and (pca is None or sha256_file(pca) != recorded.get("sha256")):
+        given = "none was given" if pca is None else f"{pca} is another one"
+        raise ReelkinError(
+            f"the features of {store.path} went through a PCA (sha256 {recorded.get('sha256')}), but {given}; name it "
+            "with --pca"
+        )
+    module = load_model(model) if model else MeanPooling(MeanPoolingConfig(dim=store.dim))
+    check_width(module, store)
+    output.mkdir(parents=True, exist_ok=True)
+    (output / "index.json").unlink(missing_ok=True)  # from here on the folder is no index until it is whole again
+    embedding_VD = _embed_all(store, output, module, frames)
+    _write_vectors(output, embedding_VD)
+    columns = {
+        "video_id": pa.array(ids, pa.string()),
+        "num_frames": pa.array([store.num_frames(video_id) for video_id in ids], pa.int64()),
+        "duration_seconds": pa.array([store.row(video_id).duration_seconds for video_id in ids], pa.float64()),
+    }
+    publish_table(output / "videos.parquet", pa.table(columns))
+    if model:
+        with publishing_folder(output / "model") as temporary:
+            shutil.copytree(model, temporary, dirs_exist_ok=True)
+    else:
+        save_model(module, output / "model", {"trained on": "nothing: mean pooling has no parameter"})
+    (output / "pca.safetensors").unlink(missing_ok=True)
+    if recorded and pca is not None:
+        with publishing(output / "pca.safetensors") as temporary:
+            shutil.copyfile(pca, temporary)
+    info = {
+        "format": FORMAT,
+        "version": VERSION,
+        "kind": "Flat",
+        "metric": "inner-product",
+        "num_videos": len(ids),
+        "embedding_dim": int(embedding_VD.shape[1]),
+        "frames": frames,
+        "features": {key: store.info.get(key) for key in FEATURE_KEYS},
+        "store_sha256": sha256_file(store.path / "store.json"),
+        "model": {"aggregator": module.name, "sha256": sha256_file(output / "model" / "model.safetensors")},
+    }
+    info["files"] = {name: _fingerprint(output / name) for name in _listed_files(output)}
+    publish_json(output / "index.json", info)
+    return SearchIndex.open(output)
+
+
+def _embed_all(store: FeatureStore, output: Path, model: nn.Module, frames: bool) -> NDArray[np.float32]:
+    """Video embeddings [V, D] in store order; frame embeddings go to ``frames/`` as they come."""
+    row_of = {video_id: row for row, video_id in enumerate(store.video_ids)}
+    rows: list[NDArray[np.float32] | None] = [None] * len(row_of)
+
+    def embedded() -> Iterator[tuple[str, tuple[NDArray[np.float32], NDArray[np.float64]]]]:
+        with Progress(len(rows), "videos", "embedding") as progress:
+            for found in iter_embeddings(model, store, store.video_ids, frames=frames):
+                rows[row_of[found.video_id]] = found.video
+                progress.advance()
+                if found.frames is not None:
+                    yield found.video_id, (found.frames, store.times(found.video_id))
+
+    shutil.rmtree(output / "frames", ignore_errors=True)
+    if frames:
+        write_store(output / "frames", embedded(), {key: store.info.get(key) for key in ("sampling", "decoder")})
+    else:
+        for _ in embedded():
+            pass
+    return np.stack([row for row in rows if row is not None])
+
+
+def _write_vectors(output: Path, embedding_VD: NDArray[np.float32]) -> None:
+    import faiss
+
+    with publishing(output / "embeddings.safetensors") as temporary:
+        safetensors.numpy.save_file({"embeddings": embedding_VD}, temporary)
+    index = faiss.IndexFlatIP(embedding_VD.shape[1])
+    index.add(np.ascontiguousarray(embedding_VD))
+    with publishing(output / "index.faiss") as temporary:
+        faiss.write_index(index, str(temporary))
+
+
+def _listed_files(output: Path) -> list[str]:
+    """Files that index.json vouches for, relative to the folder."""
+    names = ["index.faiss", "embeddings.safetensors", "videos.parquet"]
+    names += [name for name in ("pca.safetensors",) if (output / name).exists()]
+    for folder in ("model", "frames"):
+        names += sorted(str(path.relative_to(output)) for path in (output / folder).rglob("*") if path.is_file())
+    return names
+
+
+def _fingerprint(path: Path) -> dict[str, Any]:
+    return {"bytes": path.stat().st_size, "sha256": sha256_file(path)}
+
+
+class SearchIndex:
+    """An opened index.
+
+    Attributes:
+        path: its folder.
+        info: index.json.
+        video_ids: ids in row order.
+    """
+
+    def __init__(self, path: Path, info: dict[str, Any], video_ids: list[str]) -> None:
+        self.path = path
+        self.info = info
+        self.video_ids = video_ids
+
+    @classmethod
+    def open(cls, path: str | Path) -> SearchIndex:
+        """Open an index. Every file is compared with index.json before anything reads it.
+
+        Raises:
+            ReelkinError: a file is missing or changed, or the format is another one; says what to do.
+        """
+        path = Path(path)
+        if not (path / "index.json").exists():
+            raise ReelkinError(
+                f"{path} is no finished index (no index.json); run search/run.py index --features STORE --output {path}"
+            )
+        info = read_json(path / "index.json")
+        if not isinstance(info, dict) or (info.get("format"), info.get("version")) != (FORMAT, VERSION):
+            raise ReelkinError(f"{path}/index.json is no {FORMAT} {VERSION}; index the store again")
+        for name, expected in info["files"].items():
+            if Path(name).is_absolute() or ".." in Path(name).parts:
+                raise ReelkinError(f"{path}/index.json lists {name!r}, outside the index; index the store again")
+            if not (path / name).is_file():
+                raise ReelkinError(f"{path / name} is missing; copy the whole index again, or index the store again")
+            if _fingerprint(path / name) != expected:
+                raise ReelkinError(
+                    f"{path / name} has changed since the index was built (its sha256 is not the one in index.json), "
+                    "so it is not read; copy the index again, or index the store again"
+                )
+        video_ids = read_table(path / "videos.parquet").column("video_id").to_pylist()
+        if len(video_ids) != info["num_videos"]:
+            raise ReelkinError(f"{path}/videos.parquet has {len(video_ids)} rows instead of {info['num_videos']}")
+        return cls(path, info, video_ids)
+
+    def __len__(self) -> int:
+        return len(self.video_ids)
+
+    def __repr__(self) -> str:
+        return (
+            f"SearchIndex({str(self.path)!r}: {len(self)} videos, D = {self.info['embedding_dim']}, "
+            f"{self.info['model']['aggregator']})"
+        )
+
+    @functools.cached_property
+    def model(self) -> nn.Module:
+        """The model that made the embeddings, in eval mode."""
+        return load_model(self.path / "model")
+
+    @functools.cached_property
+    def embeddings(self) -> NDArray[np.float32]:
+        """Video embeddings [V, D]."""
+        return safetensors.numpy.load_file(self.path / "embeddings.safetensors")["embeddings"]
+
+    @functools.cached_property
+    def frame_store(self) -> FeatureStore:
+        """Frame embeddings. Raises ReelkinError if the index was built without."""
+        if not self.info["frames"]:
+            raise ReelkinError(f"{self.path} holds no frame embeddings; for --level frame build it without --no-frames")
+        return FeatureStore.open(self.path / "frames")
+
+    @functools.cached_property
+    def _faiss(self) -> Any:
+        import faiss
+
+        # The hash has been checked; the limits are a second line, for an index.json that lies.
+        size = (self.path / "index.faiss").stat().st_size
+        for limit in ("set_deserialization_vector_byte_limit", "set_deserialization_loop_limit"):
+            if hasattr(faiss, limit):
+                getattr(faiss, limit)(size)
+        index = faiss.read_index(str(self.path / "index.faiss"))
+        if index.ntotal != len(self) or index.d != self.info["embedding_dim"]:
+            raise ReelkinError(
+                f"{self.path}/index.faiss holds {index.ntotal} x {index.d} values instead of {len(self)} x "
+                f"{self.info['embedding_dim']}; index the store again"
+            )
+        return index
+
+    def search(self, queries: NDArray[np.floating], top: int = 10) -> list[list[Hit]]:
+        """The videos with the largest cosine, best first; equal scores in index order.
+
+        Args:
+            queries: video embeddings [Q, D] by the index's own model.
+            top: hits per query.
+        """
+        query_QD = np.ascontiguousarray(unit_rows(queries))
+        if query_QD.ndim != 2 or query_QD.shape[1] != self.info["embedding_dim"]:
+            width = self.info["embedding_dim"]
+            raise ReelkinError(f"queries have the shape {query_QD.shape}; this index holds {width} dimensions")
+        scores, rows = self._faiss.search(query_QD, min(top, len(self)))
+        hits = []
+        for score_K, row_K in zip(scores, rows, strict=True):
+            order = np.lexsort((row_K, -score_K))
+            hits.append([Hit(self.video_ids[row_K[i]], float(score_K[i])) for i in order if row_K[i] >= 0])
+        return hits
+
+    def rerank(self, query_frames: NDArray[np.floating], hits: Sequence[Hit], *, symmetric: bool = False) -> list[Hit]:
+        """Order candidates by the chamfer similarity of their frames with the query's.
+
+        Args:
+            query_frames: [T, D] frame embeddings by the index's own model.
+            hits: candidates of `search`; take more of them than are wanted in the end.
+            symmetric: average both directions.
+        """
+        if not hits:
+            return []
+        targets = [self.frame_store.features(hit.video_id) for hit in hits]
+        scores = chamfer_matrix([query_frames], targets, symmetric=symmetric)[0]
+        ranked = [Hit(hit.video_id, float(score)) for hit, score in zip(hits, scores, strict=True)]
+        return sorted(ranked, key=lambda hit: -hit.score)
+
+    def check_features(self, info: dict[str, Any], what: str) -> None:
+        """Refuse features that were made otherwise than the index's.
+
+        Args:
+            info: of a feature store, or an equal description of query features.
+            what: named in the message.
+
+        Raises:
+            ReelkinError: with every difference, both sides named.
+        """
+        own = self.info["features"]
+        differences = [
+            f"{key}: the index has {_short(own.get(key))}, {what} has {_short(info.get(key))}"
+            for key in FEATURE_KEYS
+            if _comparable(own.get(key)) != _comparable(info.get(key))
+        ]
+        if differences:
+            raise ReelkinError(
+                f"{what} cannot be searched in {self.path}: " + "; ".join(differences) + ". Use the same encoder, PCA "
+                "and sampling, or build the index anew"
+            )
+
+
+def _comparable(value: Any) -> Any:
+    """A description without what does not change features: paths and names of files."""
+    if not isinstance(value, dict):
+        return value
+    return {key: part for key, part in value.items() if key not in ("weights_path", "path", "weights")}
+
+
+def _short(value: Any) -> str:
+    if not isinstance(value, dict):
+        return repr(value)
+    return ", ".join(f"{key} {part!r}" for key, part in _comparable(value).items()) or "nothing"
