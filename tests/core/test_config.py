@@ -103,7 +103,7 @@ def test_a_fault_of_ours_shows_its_traceback():
         "@command\ndef main(argv): return {}['x']\nsys.exit(main())\n"
     )
     done = subprocess.run(
-        [sys.executable, "-c", script], capture_output=True, text=True, env=dict(os.environ), timeout=60
+        [sys.executable, "-c", script], check=False, capture_output=True, text=True, env=dict(os.environ), timeout=60
     )
     assert done.returncode == 1 and "KeyError" in done.stderr and "Traceback" in done.stderr
 

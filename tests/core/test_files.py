@@ -55,7 +55,9 @@ def test_a_full_disk_is_an_error_that_names_the_path_and_publishes_nothing(tmp_p
         "except ReelkinError as error:\n    print(error)\n"
     )
     target = tmp_path / "big.bin"
-    done = subprocess.run([sys.executable, "-c", script, str(target)], capture_output=True, text=True, timeout=120)
+    done = subprocess.run(
+        [sys.executable, "-c", script, str(target)], check=False, capture_output=True, text=True, timeout=120
+    )
     assert f"cannot write {target}" in done.stdout, done.stderr
     assert os.listdir(tmp_path) == []
     assert resource.getrlimit(resource.RLIMIT_FSIZE)[0] != 1000
@@ -71,7 +73,7 @@ def test_a_process_killed_while_writing_leaves_the_old_content(tmp_path):
         "    temporary.write_bytes(b'half')\n"
         "    os.kill(os.getpid(), signal.SIGKILL)\n"
     )
-    done = subprocess.run([sys.executable, "-c", script, str(target)], timeout=120)
+    done = subprocess.run([sys.executable, "-c", script, str(target)], check=False, timeout=120)
     assert done.returncode == -9
     assert target.read_bytes() == b"old"
     assert [name for name in os.listdir(tmp_path) if PARTIAL in name], "the partial file is recognisable"
