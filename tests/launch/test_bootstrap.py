@@ -1,0 +1,202 @@
+"""Set-up: recognising what is there, and saying what is missing."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import runpy
+import subprocess
+import sys
+import time
+import venv
+from pathlib import Path
+
+import pytest
+import setuptools
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+from reelkin.launch import bootstrap
+
+ROOT = Path(bootstrap.ROOT)
+
+
+@pytest.fixture
+def clone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder that looks like a clone, with a tiny real .venv, for bootstrap to look at."""
+    for name in bootstrap.INPUTS:
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes((ROOT / name).read_bytes())
+    venv.create(tmp_path / ".venv", with_pip=False)
+    monkeypatch.setattr(bootstrap, "ROOT", tmp_path)
+    monkeypatch.setattr(bootstrap, "VENV", tmp_path / ".venv")
+    monkeypatch.setattr(bootstrap, "PYTHON", tmp_path / ".venv" / "bin" / "python")
+    monkeypatch.setattr(bootstrap, "STAMP", tmp_path / ".venv" / "reelkin-setup.json")
+    return tmp_path
+
+
+def whole(clone: Path) -> dict:
+    """What a probe of a finished .venv finds."""
+    versions = {"torch": "2.13.0", "torchvision": "0.28.0", "horovod": "0.28.1", "faiss-cpu": "1", "faiss-gpu": None}
+    return {"python": [3, 11, 7], "missing": [], "root": str(clone / "__init__.py"), **versions}
+
+
+def test_a_finished_setup_is_recognised(clone: Path) -> None:
+    bootstrap.write_stamp("key", whole(clone), 1.0)
+    assert bootstrap.is_finished("key", whole(clone))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"missing": ["faiss"]},
+        {"torch": "2.12.0"},  # replaced by hand: Horovod's wheel no longer fits
+        {"horovod": None},
+        {"root": "/elsewhere/__init__.py"},
+        {"python": [3, 12, 1]},
+    ],
+    ids=str,
+)
+def test_a_setup_that_changed_since_is_not(clone: Path, change: dict) -> None:
+    bootstrap.write_stamp("key", whole(clone), 1.0)
+    assert not bootstrap.is_finished("key", whole(clone) | change)
+    assert not bootstrap.is_finished("another key", whole(clone))
+
+
+def test_an_interrupted_setup_is_not(clone: Path) -> None:
+    assert not bootstrap.is_finished("key", whole(clone))
+    bootstrap.STAMP.write_text('{"key": "ke')
+    assert not bootstrap.is_finished("key", whole(clone))
+
+
+@pytest.mark.parametrize("name", bootstrap.INPUTS)
+def test_the_key_changes_with_each_input(clone: Path, name: str) -> None:
+    before = bootstrap.setup_key(False)
+    assert bootstrap.setup_key(False) == before
+    (clone / name).write_text((clone / name).read_text() + "\n# changed\n")
+    assert bootstrap.setup_key(False) != before
+
+
+def test_the_key_changes_with_options_and_tools(clone: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = bootstrap.setup_key(False)
+    assert bootstrap.setup_key(True) != before
+    monkeypatch.setenv("REELKIN_MPI", "0")
+    assert bootstrap.setup_key(False) != before
+    monkeypatch.delenv("REELKIN_MPI")
+    tools = clone / "tools"
+    tools.mkdir()
+    for tool in ("c++", "g++", "mpicxx", "mpirun"):
+        (tools / tool).write_text("#!/bin/sh\n")
+        (tools / tool).chmod(0o755)
+    monkeypatch.setenv("PATH", str(tools))
+    with_tools = bootstrap.setup_key(False)
+    (tools / "g++").unlink()
+    assert bootstrap.setup_key(False) != with_tools
+
+
+def test_a_venv_is_probed_without_importing_anything_heavy(clone: Path) -> None:
+    started = time.monotonic()
+    found = bootstrap.probe_venv()
+    assert time.monotonic() - started < 5
+    assert found is not None
+    assert found["python"] == list(sys.version_info[:3])
+    assert "torch" in found["missing"] and found["torch"] is None
+
+
+def test_a_venv_whose_python_is_gone_counts_as_none(clone: Path) -> None:
+    bootstrap.PYTHON.unlink()
+    assert bootstrap.probe_venv() is None
+    bootstrap.PYTHON.symlink_to("/nonexistent/python3")
+    assert bootstrap.probe_venv() is None
+
+
+def test_a_broken_venv_is_made_anew(clone: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    bootstrap.PYTHON.unlink()
+    (clone / ".venv" / "leftover").touch()
+    bootstrap.make_venv()
+    assert bootstrap.version_of(str(bootstrap.PYTHON)) == sys.version_info[:2]
+    assert not (clone / ".venv" / "leftover").exists()
+    assert "making it anew" in capfd.readouterr().out
+
+
+def test_without_ensurepip_the_package_to_install_is_named(clone: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # An interpreter as Debian splits it: everything works but `import ensurepip`.
+    split = clone / "python3"
+    split.write_text(f'#!/bin/sh\ncase "$*" in *ensurepip*|*virtualenv*) exit 1;; esac\nexec {sys.executable} "$@"\n')
+    split.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(split))
+    monkeypatch.setenv("PATH", "/nonexistent")
+    with pytest.raises(bootstrap.SetupError, match=rf"apt-get install python3\.{sys.version_info[1]}-venv"):
+        bootstrap.make_venv()
+
+
+def test_an_unfit_python_looks_for_a_fit_one_on_path(clone: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "version_info", (3, 9, 2))
+    tools = clone / "tools"
+    tools.mkdir()
+    monkeypatch.setenv("PATH", str(tools))
+    with pytest.raises(bootstrap.SetupError, match=r"is 3\.9 and PATH holds no fitting one"):
+        bootstrap.choose_python()
+    # A shim that exists and does not run, as pyenv leaves them, is passed over.
+    for name, body in (("python3.12", "exit 127"), ("python3.11", "echo 3 11")):
+        (tools / name).write_text(f"#!/bin/sh\n{body}\n")
+        (tools / name).chmod(0o755)
+    assert bootstrap.choose_python() == str(tools / "python3.11")
+
+
+def test_constraints_follow_a_torch_that_is_kept(tmp_path: Path) -> None:
+    lines = bootstrap.constraints_for("2.12.1+cpu", tmp_path).read_text().splitlines()
+    assert "torch==2.12.1" in lines and "torchvision==0.27.0" in lines
+    assert len([line for line in lines if line.startswith(("torch==", "torchvision=="))]) == 2
+    text = bootstrap.constraints_for(None, tmp_path).read_text()
+    assert f"torch=={bootstrap.TORCH}" in text.splitlines()
+
+
+def test_the_pins_agree_with_one_another() -> None:
+    pins = dict(line.split("==") for line in bootstrap.CONSTRAINTS.read_text().splitlines() if "==" in line)
+    assert pins["torch"] == bootstrap.TORCH
+    assert pins["torchvision"] == bootstrap.TORCHVISION_FOR[bootstrap.minor_of(bootstrap.TORCH)]
+
+
+def test_every_requirement_is_pinned(monkeypatch: pytest.MonkeyPatch) -> None:
+    pins = dict(line.split("==") for line in bootstrap.CONSTRAINTS.read_text().splitlines() if "==" in line)
+    pins = {canonicalize_name(name): version for name, version in pins.items()}
+    monkeypatch.setattr(setuptools, "setup", lambda **options: None)
+    monkeypatch.chdir(ROOT)
+    packaging = runpy.run_path("setup.py")
+    lists = [packaging["RUNTIME"], *(names for extra, names in packaging["EXTRAS"].items() if extra != "horovod")]
+    wanted = [Requirement(text) for names in lists for text in names]
+    assert len(wanted) > 15
+    for requirement in wanted:
+        assert requirement.specifier.contains(pins[canonicalize_name(requirement.name)]), requirement
+
+
+def test_a_second_setup_waits_for_the_first(clone: Path) -> None:
+    script = f"import sys; sys.path.insert(0, {str(ROOT / 'launch')!r}); import bootstrap; from pathlib import Path\n"
+    script += f"bootstrap.ROOT = Path({str(clone)!r}); bootstrap.set_up = lambda: print('ran', flush=True)\n"
+    script += "sys.exit(bootstrap.main())"
+    folder = os.open(clone, os.O_RDONLY)
+    fcntl.flock(folder, fcntl.LOCK_EX)
+    second = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True)
+    assert second.stdout is not None
+    assert "waiting for it" in second.stdout.readline()
+    assert second.poll() is None
+    os.close(folder)
+    assert second.communicate(timeout=30)[0] == "ran\n" and second.returncode == 0
+
+
+def test_too_little_disk_is_said_before_anything_is_fetched(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(bootstrap.SetupError, match="GB free; about"):
+        bootstrap.check_space(1 << 60)
+
+
+@pytest.mark.skipif(
+    not (ROOT / ".venv" / "reelkin-setup.json").exists() or Path(sys.prefix) != ROOT / ".venv",
+    reason="this environment was not made by make setup",
+)
+def test_a_second_run_takes_a_moment() -> None:
+    started = time.monotonic()
+    done = subprocess.run(["make", "setup"], cwd=ROOT, capture_output=True, text=True, check=False, timeout=120)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "reelkin[" not in done.stdout  # nothing was installed again
+    assert time.monotonic() - started < 10
