@@ -195,6 +195,7 @@ def cuda_environment(plan: Plan, tools: Path) -> dict[str, str]:
         "HOROVOD_CUDA_HOME": str(tree),
         "CUDACXX": os.environ.get("CUDACXX") or str(tree / "bin" / "nvcc"),
         "CUDAToolkit_ROOT": str(tree),
+        "CUDA_HOME": str(tree),  # torch's own build helper, which Horovod's CMake asks for libraries
         "CMAKE_CUDA_RUNTIME_LIBRARY": "Shared",
     }
     if plan.nccl:
