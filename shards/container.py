@@ -176,6 +176,7 @@ def open_container(source: Path | bytes) -> InputContainer:
     try:
         return av.open(
             nameless,
+            "r",
             # enable_drefs: QuickTime files can name other files as the home of their samples.
             options={"format_whitelist": ",".join(CONTAINERS), "protocol_whitelist": "", "enable_drefs": "0"},
             io_open=_refuse,
@@ -248,7 +249,7 @@ def video_stream(container: InputContainer) -> VideoStream:
     """
     streams = [s for s in container.streams.video if not s.disposition & Disposition.attached_pic]
     if not streams:
-        kinds = sorted({s.type for s in container.streams if s.type != "video"}) or ["cover art"]
+        kinds: list[str] = sorted({s.type for s in container.streams if s.type != "video"}) or ["cover art"]
         raise DataError(Reason.NO_VIDEO_STREAM, f"the container holds {' and '.join(kinds)} only")
     decodable = [s for s in streams if s.codec_context is not None]
     if not decodable:

@@ -51,7 +51,7 @@ class Orientation:
 
     @property
     def degrees(self) -> int:
-        """Clockwise rotation for display: 0, 90, 180 or 270 (of a mirrored picture: before mirroring left and right)."""
+        """Clockwise rotation for display: 0, 90, 180 or 270 (then mirrored left and right, if at all)."""
         if not self.transpose:
             return 180 if self.flip_y else 0
         return 90 if self.flip_x else 270

@@ -1,0 +1,263 @@
+"""Reading shards: a folder is trusted as far as its ``shards.json`` goes, and that far it is checked.
+
+Opening checks the tables' hashes and the size of every shard, so a shard that was cut or is missing is found before any
+work begins; reading checks each clip's hash; `ShardSet.verify` checks everything.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import tarfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from ..core.errors import ReelkinError
+from ..core.files import read_json, read_table, sha256_bytes, sha256_file
+from .manifest import REJECTED, ClipRow, VideoRow, from_table
+
+FORMAT, VERSION = "reelkin-shards", 1
+_TABLES = ("manifest.parquet", "clips.parquet")
+_REPAIR = "build the shards again: `shards/build.py` with the same settings replaces what is missing"
+
+
+@dataclass(frozen=True, eq=False)
+class Clip:
+    """A clip as it is stored.
+
+    Attributes:
+        video_id: the video it belongs to.
+        key: base name of its members in the shard.
+        container: extension of the member that holds the video ("mp4", "webm", ...).
+        data: the video file's bytes.
+        start_seconds, duration_seconds: which part of the video it is.
+        meta: the JSON member.
+    """
+
+    video_id: str
+    key: str
+    container: str
+    data: bytes
+    start_seconds: float
+    duration_seconds: float
+    meta: dict[str, Any]
+
+    def __repr__(self) -> str:
+        return f"Clip({self.video_id!r}, {self.key}.{self.container}, {len(self.data)} bytes)"
+
+
+class ShardSet:
+    """The shards of one folder. Made by `ShardSet.open`.
+
+    Attributes:
+        folder: where they are.
+        info: content of shards.json.
+        shard_names: file names of the shards, in order; a shard all of whose videos were rejected does not exist.
+        sha256: hash of shards.json, which names the content of the whole folder.
+    """
+
+    def __init__(self, folder: Path, info: dict[str, Any], manifest: pa.Table, clips: pa.Table, sha256: str) -> None:
+        self.folder = folder
+        self.info = info
+        self.sha256 = sha256
+        self.shard_names: list[str] = [shard["name"] for shard in info["shards"]]
+        self._manifest = manifest
+        self._clips = clips
+
+    def __repr__(self) -> str:
+        return f"ShardSet({str(self.folder)!r}, {len(self.shard_names)} shards, {self._clips.num_rows} clips)"
+
+    @classmethod
+    def open(cls, path: str | Path) -> ShardSet:
+        """Open a folder of shards.
+
+        Raises:
+            ReelkinError: the folder is unfinished, of another version, or was changed since it was built; the message
+                says what to do.
+        """
+        folder = Path(path)
+        index = folder / "shards.json"
+        if not index.exists():
+            raise ReelkinError(
+                f"{folder} holds no finished shards (there is no shards.json); build them with shards/build.py, or let "
+                "a stopped build go on by running the same command again"
+            )
+        info = read_json(index)
+        if not isinstance(info, dict) or info.get("format") != FORMAT:
+            raise ReelkinError(f"{index} does not describe shards (format {FORMAT!r} is expected); {_REPAIR}")
+        if info.get("version") != VERSION:
+            raise ReelkinError(
+                f"{index} has version {info.get('version')}, this program reads {VERSION}; build the shards again, "
+                "or use the version of reelkin that made them"
+            )
+        try:
+            hashes = {name: str(info["tables"][name]) for name in _TABLES}
+            sizes = {Path(shard["name"]).name: int(shard["bytes"]) for shard in info["shards"]}
+        except (KeyError, TypeError, ValueError):
+            raise ReelkinError(f"{index} is not as it was written; {_REPAIR}") from None
+        for name, expected in hashes.items():
+            if not (folder / name).exists() or sha256_file(folder / name) != expected:
+                raise ReelkinError(f"{folder / name} is missing or not the table that shards.json names; {_REPAIR}")
+        for name, size in sizes.items():
+            _check_size(folder / name, size)
+        manifest, clips = (read_table(folder / name) for name in _TABLES)
+        return cls(folder, info, manifest, clips, sha256_file(index))
+
+    @cached_property
+    def videos(self) -> list[VideoRow]:
+        """A row per input video, rejected ones included, in ascending order of id."""
+        return from_table(self._manifest, VideoRow)
+
+    @cached_property
+    def rejects(self) -> list[VideoRow]:
+        """The rows of rejected inputs."""
+        return [row for row in self.videos if row.status == REJECTED]
+
+    @property
+    def num_clips(self) -> int:
+        """Clips in all shards."""
+        return self._clips.num_rows
+
+    @cached_property
+    def _rows_of_shard(self) -> dict[str, tuple[int, int]]:
+        """First row in the clip table and number of rows of each shard: the table is in order of shards."""
+        counts = {shard["name"]: int(shard["num_clips"]) for shard in self.info["shards"]}
+        ranges, first = {}, 0
+        for name, count in counts.items():
+            ranges[name] = (first, count)
+            first += count
+        return ranges
+
+    def clips_of(self, shard_name: str) -> list[ClipRow]:
+        """The clips of one shard, in the order in which they are stored.
+
+        Raises:
+            ReelkinError: there is no such shard, or the tables contradict one another.
+        """
+        if shard_name not in self._rows_of_shard:
+            raise ReelkinError(
+                f"{self.folder} has no shard {shard_name!r}; it has {len(self.shard_names)}: see shard_names"
+            )
+        rows = from_table(self._clips.slice(*self._rows_of_shard[shard_name]), ClipRow)
+        if any(row.shard != shard_name for row in rows):
+            raise ReelkinError(f"{self.folder}: clips.parquet is not in the order of shards.json; {_REPAIR}")
+        return rows
+
+    def read_clips(self, shard_name: str) -> Iterator[Clip]:
+        """Read the clips of one shard, in the order in which they are stored.
+
+        Raises:
+            ReelkinError: the shard's bytes are not those that were written.
+        """
+        rows = self.clips_of(shard_name)
+        with _Archive(self.folder / shard_name) as archive:
+            for row in rows:
+                yield archive.read(row)
+
+    @cached_property
+    def _row_numbers(self) -> dict[str, list[int]]:
+        numbers: dict[str, list[int]] = {}
+        for number, video_id in enumerate(self._clips.column("video_id").to_pylist()):
+            numbers.setdefault(video_id, []).append(number)
+        return numbers
+
+    def read_clip(self, video_id: str) -> list[Clip]:
+        """Read the clips of one video, in order of time; reads nothing else of the shards.
+
+        Raises:
+            KeyError: no clip of such a video; it may have been rejected.
+            ReelkinError: the shard's bytes are not those that were written.
+        """
+        if video_id not in self._row_numbers:
+            raise KeyError(f"{video_id!r} has no clip in {self.folder}")
+        clips = []
+        for number in self._row_numbers[video_id]:
+            (row,) = from_table(self._clips.slice(number, 1), ClipRow)
+            with _Archive(self.folder / row.shard) as archive:
+                clips.append(archive.read(row))
+        return sorted(clips, key=lambda clip: clip.start_seconds)
+
+    def verify(self) -> None:
+        """Check the hash of every shard; reads all bytes.
+
+        Raises:
+            ReelkinError: names every shard that is not as it was written.
+        """
+        damaged = [s["name"] for s in self.info["shards"] if sha256_file(self.folder / s["name"]) != s["sha256"]]
+        if damaged:
+            raise ReelkinError(
+                f"{self.folder}: {', '.join(damaged)} not as written (SHA-256 differs); remove them and {_REPAIR}"
+            )
+
+
+def _check_size(path: Path, expected: int) -> None:
+    size = path.stat().st_size if path.exists() else None
+    if size != expected:
+        found = "is missing" if size is None else f"has {size} bytes instead of {expected}"
+        raise ReelkinError(f"{path} {found}; {_REPAIR}")
+
+
+class _Archive:
+    """Reads members at known offsets; the tar header before each confirms that the offset is right."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def __enter__(self) -> _Archive:
+        try:
+            self._descriptor = os.open(self._path, os.O_RDONLY)
+        except OSError as error:
+            raise ReelkinError(f"cannot read {self._path}: {error.strerror}") from error
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        os.close(self._descriptor)
+
+    def read(self, row: ClipRow) -> Clip:
+        """Read a clip and its JSON member."""
+        name = f"{row.key}.{row.container}"
+        if self._member(row.offset, name) != row.bytes:
+            raise self._damaged(row)
+        data = self._bytes(row.offset, row.bytes)
+        after = row.offset + row.bytes + -row.bytes % tarfile.BLOCKSIZE + tarfile.BLOCKSIZE
+        text = self._bytes(after, self._member(after, f"{row.key}.json"))
+        if sha256_bytes(data) != row.sha256:
+            raise self._damaged(row)
+        try:
+            meta = json.loads(text)
+        except ValueError:
+            raise self._damaged(row) from None
+        return Clip(row.video_id, row.key, row.container, data, row.start_seconds, row.duration_seconds, meta)
+
+    def _member(self, offset: int, name: str) -> int:
+        """Size of the member whose data begins at ``offset``, or -1 when it is not the one named."""
+        try:
+            info = tarfile.TarInfo.frombuf(
+                self._bytes(offset - tarfile.BLOCKSIZE, tarfile.BLOCKSIZE), "ascii", "surrogateescape"
+            )
+        except tarfile.HeaderError:
+            return -1
+        return info.size if info.name == name and info.isreg() else -1
+
+    def _bytes(self, offset: int, length: int) -> bytes:
+        if offset < 0 or length < 0:
+            return b""
+        parts = []
+        while length:  # one call reads at most 2 GiB
+            part = os.pread(self._descriptor, min(length, 1 << 30), offset)
+            if not part:
+                break
+            parts.append(part)
+            offset, length = offset + len(part), length - len(part)
+        return parts[0] if len(parts) == 1 else b"".join(parts)
+
+    def _damaged(self, row: ClipRow) -> ReelkinError:
+        return ReelkinError(
+            f"{self._path}: clip {row.key} ({row.video_id!r}) is not as it was written; the disk or a copy damaged the "
+            f"shard. Remove the shard and {_REPAIR}"
+        )

@@ -1,0 +1,171 @@
+"""One shard: a USTAR archive whose bytes depend on its content alone, published whole.
+
+USTAR, because every reader of tar shards knows it, DALI's included; it bounds a member at 8 GiB. No times, owners or
+file names of the source enter the archive: the same videos give the same bytes on any machine.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import tarfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any
+
+from ..core.errors import DataError, Reason
+from ..core.files import publishing
+from .container import open_bytes
+
+MEMBER_LIMIT_BYTES = 1 << 33
+"""A USTAR member must be smaller."""
+
+_KEY = re.compile(r"[0-9a-z_]{1,80}")
+_EXTENSION = re.compile(r"[0-9a-z]{1,10}")
+_COPY_BYTES = 1 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class WrittenMember:
+    """Where a clip's bytes are in the archive: offset of the data, its size, its SHA-256."""
+
+    offset: int
+    bytes: int
+    sha256: str
+
+
+class _HashingFile:
+    """Counts and hashes what is written; can go back to an earlier state, which is how half a member is taken out."""
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self._file = file
+        self.position = 0
+        self.hash = hashlib.sha256()
+
+    def write(self, data: bytes) -> int:
+        self._file.write(data)
+        self.hash.update(data)
+        self.position += len(data)
+        return len(data)
+
+    def state(self) -> tuple[int, Any]:
+        return self.position, self.hash.copy()
+
+    def go_back(self, state: tuple[int, Any]) -> None:
+        self.position, self.hash = state[0], state[1].copy()
+        self._file.flush()
+        self._file.seek(self.position)
+        self._file.truncate()
+
+
+class ShardWriter:
+    """Adds clips to one archive. Made by `writing_shard`.
+
+    Attributes:
+        num_clips: clips added so far.
+        bytes, sha256: of the whole archive; valid after the ``with`` statement.
+    """
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self._out = _HashingFile(file)
+        self._keys: set[str] = set()
+        self.num_clips = 0
+        self.bytes = 0
+        self.sha256 = ""
+
+    def add(self, key: str, container: str, source: Path | bytes, facts: dict[str, Any]) -> WrittenMember:
+        """Add a video as ``KEY.container`` and ``KEY.json``.
+
+        Args:
+            key: base name of both members, 1 to 80 of ``[0-9a-z_]``, new in this shard.
+            container: extension of the video's member.
+            source: the video, copied as it is.
+            facts: content of the JSON member; ``bytes`` and ``sha256`` of the video are added.
+
+        Raises:
+            DataError: TOO_LARGE, or the source cannot be read; the archive is then as before.
+            ValueError: a key or extension that readers would not understand, or a key used twice.
+        """
+        if not _KEY.fullmatch(key) or key in self._keys:
+            raise ValueError(f"key {key!r}: use 1 to 80 of [0-9a-z_], each key once in a shard")
+        if not _EXTENSION.fullmatch(container) or container == "json":
+            raise ValueError(f"container {container!r}: use 1 to 10 of [0-9a-z], not json")
+        file, size = open_bytes(source)
+        before = self._out.state()
+        with file:
+            if size >= MEMBER_LIMIT_BYTES:
+                raise DataError(Reason.TOO_LARGE, f"{size} bytes; a shard's member must be under {MEMBER_LIMIT_BYTES}")
+            try:
+                member = self._copy(f"{key}.{container}", file, size)
+            except DataError:
+                self._out.go_back(before)
+                raise
+        text = json.dumps({**facts, "bytes": member.bytes, "sha256": member.sha256}, ensure_ascii=True, allow_nan=False)
+        self._member(f"{key}.json", text.encode("ascii"))
+        self._keys.add(key)
+        self.num_clips += 1
+        return member
+
+    def _copy(self, name: str, file: IO[bytes], size: int) -> WrittenMember:
+        self._header(name, size)
+        offset, digest, left = self._out.position, hashlib.sha256(), size
+        while left:
+            try:
+                data = file.read(min(_COPY_BYTES, left))
+            except OSError as error:
+                raise DataError(Reason.UNREADABLE, error.strerror or str(error)) from None
+            if not data:
+                raise DataError(
+                    Reason.UNREADABLE, f"the file shrank while it was copied ({left} of {size} bytes missing)"
+                )
+            self._out.write(data)
+            digest.update(data)
+            left -= len(data)
+        self._pad(size)
+        return WrittenMember(offset, size, digest.hexdigest())
+
+    def _header(self, name: str, size: int) -> None:
+        info = tarfile.TarInfo(name)
+        info.size, info.mode = size, 0o644
+        self._out.write(info.tobuf(tarfile.USTAR_FORMAT))
+
+    def _pad(self, size: int) -> None:
+        self._out.write(bytes(-size % tarfile.BLOCKSIZE))
+
+    def _member(self, name: str, data: bytes) -> None:
+        self._header(name, len(data))
+        self._out.write(data)
+        self._pad(len(data))
+
+    def finish(self) -> None:
+        """Write the end of the archive."""
+        self._out.write(bytes(2 * tarfile.BLOCKSIZE))
+        self._out.write(bytes(-self._out.position % tarfile.RECORDSIZE))
+        self.bytes, self.sha256 = self._out.position, self._out.hash.hexdigest()
+
+
+@contextmanager
+def writing_shard(path: Path) -> Iterator[ShardWriter]:
+    """Yield a `ShardWriter`; the archive stands under ``path`` when the body ends without an error.
+
+    A body that adds no clip publishes nothing.
+
+    Raises:
+        ReelkinError: the disk is full or the folder cannot be written.
+    """
+    try:
+        with publishing(path) as temporary, open(temporary, "wb") as file:
+            writer = ShardWriter(file)
+            yield writer
+            if not writer.num_clips:
+                raise _NothingWritten
+            writer.finish()
+    except _NothingWritten:
+        pass
+
+
+class _NothingWritten(Exception):
+    pass
