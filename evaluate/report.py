@@ -10,7 +10,6 @@ import base64
 import io
 import json
 import math
-import unicodedata
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..core.files import publish_text
+from ..search.text import shown
 from .rankings import Match, QueryResult, TaskResult
 from .results import BASELINE, Results
 
@@ -89,17 +89,6 @@ def render(
         num_rows=sum(len(result.task.queries) for result in results.tasks),
         facts=[*_flat("", results.inputs), *_flat("", results.config)],
     )
-
-
-def shown(text: object) -> str:
-    """Text as a person should see it: control, format and unpaired characters are written as escapes."""
-    return "".join(
-        character.encode("unicode_escape").decode() if unicodedata.category(character) in _HIDDEN else character
-        for character in str(text)
-    )
-
-
-_HIDDEN = {"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"}
 
 
 def choose_examples(tasks: Sequence[TaskResult], method: str, count: int) -> list[Example]:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ..core.files import publish_json, publish_text
+from ..search.text import shown
 from .ground_truth import SHOWN
 from .rankings import Gain, MethodResult, TaskResult, gain
 
@@ -139,7 +140,7 @@ def text_table(results: Results) -> str:
         missing = result.task.coverage.missing
         if missing:
             more = f" and {len(missing) - SHOWN} more" if len(missing) > SHOWN else ""
-            lines.append(f"  missing: {', '.join(map(ascii, missing[:SHOWN]))}{more}")
+            lines.append(f"  missing: {', '.join(map(shown, missing[:SHOWN]))}{more}")
         for other in result.methods:
             interval = "no query has a positive" if other.mean is None else f"({other.low:.3f} to {other.high:.3f})"
             value = "  -  " if other.mean is None else f"{other.mean:.3f}"

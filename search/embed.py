@@ -54,7 +54,7 @@ class Embedding:
     frames: NDArray[np.float32] | None
 
 
-def check_width(model: nn.Module, source: FeatureSource) -> None:
+def check_width(model: nn.Module, source: object) -> None:
     """Refuse a model that takes features of another length than ``source`` has. Raises ReelkinError with both."""
     takes = getattr(getattr(model, "config", None), "dim", None)
     has = getattr(source, "dim", takes)

@@ -29,6 +29,7 @@ from torch import nn
 from ..core.errors import ReelkinError
 from ..core.files import publish_json, publish_table, publishing, publishing_folder, read_json, read_table, sha256_file
 from ..core.progress import Progress
+from ..extract.describe import COMPARED
 from ..extract.store import FeatureStore, write_store
 from ..train.aggregators import MeanPooling, MeanPoolingConfig
 from ..train.checkpoint import load_model, save_model
@@ -308,10 +309,12 @@ class SearchIndex:
 
 
 def _comparable(value: Any) -> Any:
-    """A description without what does not change features: paths and names of files."""
+    """What decides features: of an encoder the keys that extraction compares, of a PCA its hash."""
     if not isinstance(value, dict):
         return value
-    return {key: part for key, part in value.items() if key not in ("weights_path", "path", "weights")}
+    if "weights_sha256" in value:
+        return {key: value.get(key) for key in COMPARED}
+    return {"sha256": value["sha256"]} if "sha256" in value else value
 
 
 def _short(value: Any) -> str:

@@ -14,8 +14,9 @@ from PIL import Image
 from reelkin.evaluate.ground_truth import from_groups, make_task
 from reelkin.evaluate.methods import chance, from_embeddings
 from reelkin.evaluate.rankings import Match, QueryResult, evaluate_task
-from reelkin.evaluate.report import choose_examples, picture, render, shown, spread, write_report
+from reelkin.evaluate.report import choose_examples, picture, render, spread, write_report
 from reelkin.evaluate.results import Results
+from reelkin.search.text import shown
 
 HOSTILE = '"><script>alert(1)</script><img src=http://evil.example/x onerror=alert(2)>{{ 7 * 7 }}\u202egpj'
 
