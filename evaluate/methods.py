@@ -60,51 +60,64 @@ def build_methods(
         UsageError: an unknown name, or one that needs a model or shards which are not given.
         ReelkinError: the frame embeddings would not fit ``max_memory``.
     """
-    methods: dict[str, Method] = {}
-    models: dict[str, nn.Module] = {}
-    frames: dict[str, Sequence[NDArray[np.floating]]] = {}
-    for name in names:
+    maker = _Maker(source, ids, model, model_name, shards, max_memory)
+    built = [maker.make(name) for name in names]
+    return list({method.name: method for method in built}.values())
+
+
+@dataclasses.dataclass
+class _Maker:
+    """Makes methods; what several of them need is computed once."""
+
+    source: FeatureSource
+    ids: Sequence[str]
+    model: nn.Module | None
+    model_name: str
+    shards: ShardSet | None
+    max_memory: float
+    models: dict[str, nn.Module] = dataclasses.field(default_factory=dict)
+    frames: dict[str, Sequence[NDArray[np.floating]]] = dataclasses.field(default_factory=dict)
+
+    def make(self, name: str) -> Method:
+        """The method of this name. Raises UsageError."""
         owner, _, level = name.rpartition("-")
-        owner = model_name if owner == "model" else owner
+        owner = self.model_name if owner == "model" else owner
         if name == "chance":
-            methods[name] = chance()
-        elif name == "mean-pool":
-            rows = mean_pooled(source, ids)
-            methods[name] = from_embeddings(
-                name, "mean of the frame features, cosine; no model", ids, rows, trivial=True
-            )
-        elif name == "mean-pool-frame":
-            _check_memory(source, ids, max_memory)
-            own = [unit_rows(source.features(video_id)).astype(np.float16) for video_id in ids]
+            return chance()
+        if name == "mean-pool":
+            text, rows = "mean of the frame features, cosine; no model", mean_pooled(self.source, self.ids)
+            return from_embeddings(name, text, self.ids, rows, trivial=True)
+        if name == "mean-pool-frame":
+            _check_memory(self.source, self.ids, self.max_memory)
+            own = [unit_rows(self.source.features(video_id)).astype(np.float16) for video_id in self.ids]
             text = "chamfer over the frame features themselves; no model"
-            methods[name] = from_frames(name, text, ids, own, symmetric=False, trivial=True)
-        elif name == "pixels":
-            if shards is None:
+            return from_frames(name, text, self.ids, own, symmetric=False, trivial=True)
+        if name == "pixels":
+            if self.shards is None:
                 raise UsageError("the method pixels reads the videos themselves; give --shards, or leave it out")
-            methods[name] = pixels(shards, ids)
-        elif level in LEVELS and owner in (model_name, "untrained"):
-            if model is None:
-                raise UsageError(f"the method {name} needs a model; give --model or --index, or leave it out")
-            trivial = owner == "untrained"
-            if owner not in models:
-                models[owner] = untrained(model) if trivial else model
-            label = f"{owner}-{level}"
-            text = f"{f'untrained {model_name}' if trivial else model_name} model, {LEVELS[level]}"
-            if level == "video":
-                rows = embed_videos(models[owner], source, ids)
-                methods[label] = from_embeddings(label, text, ids, rows, trivial=trivial)
-            else:
-                _check_memory(source, ids, max_memory)
-                if owner not in frames:
-                    frames[owner] = embed_frames(models[owner], source, ids)
-                symmetric = level == "symmetric"
-                methods[label] = from_frames(label, text, ids, frames[owner], symmetric=symmetric, trivial=trivial)
-        else:
-            raise UsageError(
-                f"unknown method {name!r}; known: mean-pool, mean-pool-frame, pixels, chance and, for this model, "
-                + ", ".join(f"{known}-{level}" for known in (model_name, "untrained") for level in LEVELS)
-            )
-    return list(methods.values())
+            return pixels(self.shards, self.ids)
+        if level in LEVELS and owner in (self.model_name, "untrained"):
+            return self._with_model(owner, level)
+        raise UsageError(
+            f"unknown method {name!r}; known: mean-pool, mean-pool-frame, pixels, chance and, for this model, "
+            + ", ".join(f"{known}-{level}" for known in (self.model_name, "untrained") for level in LEVELS)
+        )
+
+    def _with_model(self, owner: str, level: str) -> Method:
+        name, trivial = f"{owner}-{level}", owner == "untrained"
+        if self.model is None:
+            raise UsageError(f"the method {name} needs a model; give --model or --index, or leave it out")
+        if owner not in self.models:
+            self.models[owner] = untrained(self.model) if trivial else self.model
+        text = f"{f'untrained {self.model_name}' if trivial else self.model_name} model, {LEVELS[level]}"
+        if level == "video":
+            rows = embed_videos(self.models[owner], self.source, self.ids)
+            return from_embeddings(name, text, self.ids, rows, trivial=trivial)
+        _check_memory(self.source, self.ids, self.max_memory)
+        if owner not in self.frames:
+            self.frames[owner] = embed_frames(self.models[owner], self.source, self.ids)
+        symmetric = level == "symmetric"
+        return from_frames(name, text, self.ids, self.frames[owner], symmetric=symmetric, trivial=trivial)
 
 
 def untrained(model: nn.Module, seed: int = 0) -> nn.Module:

@@ -6,7 +6,6 @@ import functools
 from pathlib import Path
 
 from ..core.errors import ReelkinError, UsageError
-from ..core.files import read_json
 from .index import SearchIndex
 from .query import VideoEmbedder
 from .similarity import chamfer_matrix, cosine
@@ -20,7 +19,6 @@ def similarity(
     model: str | Path,
     *,
     features: str | Path | None = None,
-    pca: str | Path | None = None,
     weights: str | Path | None = None,
     level: str = "video",
 ) -> float:
@@ -33,7 +31,6 @@ def similarity(
         video_a, video_b: video files.
         model: an index folder, which knows all that is needed, or a model folder together with ``features``.
         features: with a model folder: the feature store it was trained on (its store.json is read).
-        pca: with a model folder whose store went through a PCA: the PCA file, where the store does not hold it.
         weights: the encoder's weights, where they run code (TorchScript) or are not at hand.
         level: "video" (cosine of the two embeddings), "frame" (chamfer: how well each moment of ``video_a`` is found in
             ``video_b``; not symmetric), or "symmetric" (chamfer in both directions).
@@ -49,7 +46,7 @@ def similarity(
     if level not in LEVELS:
         raise UsageError(f"level is {level!r}; choose one of {', '.join(LEVELS)}")
     a, b = Path(video_a), Path(video_b)
-    embedder = _embedder(*(None if path is None else str(path) for path in (model, features, pca, weights)))
+    embedder = _embedder(*(None if path is None else str(path) for path in (model, features, weights)))
     found, rejected = embedder.embed([a, b], frames=level != "video")
     if rejected:
         first = rejected[0]
@@ -63,7 +60,7 @@ def similarity(
 
 
 @functools.lru_cache(maxsize=2)
-def _embedder(model: str | None, features: str | None, pca: str | None, weights: str | None) -> VideoEmbedder:
+def _embedder(model: str | None, features: str | None, weights: str | None) -> VideoEmbedder:
     """Kept between calls: building an encoder takes longer than comparing two videos."""
     folder = Path(str(model))
     own_weights = None if weights is None else Path(weights)
@@ -78,18 +75,4 @@ def _embedder(model: str | None, features: str | None, pca: str | None, weights:
             f"{folder} is a model folder: pass features=STORE, whose encoder, PCA and sampling the model was trained "
             "on, or pass an index folder instead"
         )
-    info = read_json(Path(features) / "store.json")
-    own_pca = find_pca(Path(features), info, None if pca is None else Path(pca))
-    return VideoEmbedder.of_model(folder, info, pca=own_pca, weights=own_weights)
-
-
-def find_pca(store: Path, info: dict[str, object], given: Path | None = None) -> Path | None:
-    """The PCA file of a store: the one given, the one in its folder, or the one at the recorded place; None without.
-
-    Whoever uses it compares its hash.
-    """
-    recorded = info.get("pca")
-    if not isinstance(recorded, dict):
-        return None
-    candidates = [given, store / "pca.safetensors", Path(str(recorded.get("path") or ""))]
-    return next((path for path in candidates if path is not None and path.is_file()), given)
+    return VideoEmbedder.of_model(folder, Path(features), weights=own_weights)

@@ -12,7 +12,6 @@ from ..core.config import as_dict
 from ..core.errors import ExitCode, ReelkinError, UsageError
 from ..core.files import publish_json, sha256_file
 from ..extract.store import FeatureStore
-from .api import find_pca
 from .embed import Embedding, iter_embeddings
 from .index import Hit, SearchIndex, build_index
 from .query import Rejected, VideoEmbedder
@@ -31,8 +30,6 @@ class IndexConfig:
     """Index folder; an older index there is replaced."""
     model: Path | None = None
     """Model folder, copied into the index. Default: mean pooling, which needs no training."""
-    pca: Path | None = None
-    """PCA file of the features, copied into the index. Default: the one in or recorded by the store."""
     frames: bool = True
     """Keep frame embeddings too, for query --level frame."""
     max_memory_gb: float = 8.0
@@ -90,8 +87,7 @@ def run_index(config: IndexConfig) -> int:
             f"the video embeddings need about {3 * vectors / 1e9:.1f} GB, over --max-memory-gb "
             f"{config.max_memory_gb}; raise it, or fit a PCA with fewer components"
         )
-    pca = find_pca(config.features, store.info, config.pca)
-    index = build_index(store, config.output, config.model, pca=pca, frames=config.frames)
+    index = build_index(store, config.output, config.model, frames=config.frames)
     print(f"written: {index!r}")
     return ExitCode.OK
 

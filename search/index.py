@@ -37,6 +37,7 @@ from .embed import check_width, iter_embeddings
 from .similarity import chamfer_matrix, unit_rows
 
 FORMAT, VERSION = "reelkin-index", 1
+PCA_FILE = "pca.safetensors"
 FEATURE_KEYS = ("dim", "encoder", "pca", "sampling")
 """What of a feature store must agree between an index and its queries."""
 
@@ -54,7 +55,6 @@ def build_index(
     output: str | Path,
     model: str | Path | None = None,
     *,
-    pca: str | Path | None = None,
     frames: bool = True,
 ) -> SearchIndex:
     """Embed every video of a store and publish an index.
@@ -63,24 +63,16 @@ def build_index(
         store: features.
         output: folder; an older index there is replaced.
         model: model folder, copied into the index. Default: mean pooling, for which nothing need be trained.
-        pca: the PCA file of the features, if they have one; copied.
         frames: keep frame embeddings, for search at frame level.
 
     Raises:
-        ReelkinError: the store is empty, the PCA is not the store's, the model takes other features, or an embedding is
+        ReelkinError: the store is empty or lacks its PCA, the model takes other features, or an embedding is
             not finite.
     """
     output = Path(output)
     ids = store.video_ids
     if not ids:
         raise ReelkinError(f"{store.path} holds no video with features, so there is nothing to index")
-    recorded = store.info.get("pca")
-    if recorded and (pca is None or sha256_file(pca) != recorded.get("sha256")):
-        given = "none was given" if pca is None else f"{pca} is another one"
-        raise ReelkinError(
-            f"the features of {store.path} went through a PCA (sha256 {recorded.get('sha256')}), but {given}; name it "
-            "with --pca"
-        )
     module = load_model(model) if model else MeanPooling(MeanPoolingConfig(dim=store.dim))
     check_width(module, store)
     output.mkdir(parents=True, exist_ok=True)
@@ -98,10 +90,7 @@ def build_index(
             shutil.copytree(model, temporary, dirs_exist_ok=True)
     else:
         save_model(module, output / "model", {"trained on": "nothing: mean pooling has no parameter"})
-    (output / "pca.safetensors").unlink(missing_ok=True)
-    if recorded and pca is not None:
-        with publishing(output / "pca.safetensors") as temporary:
-            shutil.copyfile(pca, temporary)
+    features = _copy_pca(store, output)
     info = {
         "format": FORMAT,
         "version": VERSION,
@@ -110,13 +99,29 @@ def build_index(
         "num_videos": len(ids),
         "embedding_dim": int(embedding_VD.shape[1]),
         "frames": frames,
-        "features": {key: store.info.get(key) for key in FEATURE_KEYS},
+        "features": features,
         "store_sha256": sha256_file(store.path / "store.json"),
         "model": {"aggregator": module.name, "sha256": sha256_file(output / "model" / "model.safetensors")},
     }
     info["files"] = {name: _fingerprint(output / name) for name in _listed_files(output)}
     publish_json(output / "index.json", info)
     return SearchIndex.open(output)
+
+
+def _copy_pca(store: FeatureStore, output: Path) -> dict[str, Any]:
+    """Bring the store's PCA into the index; returns what made the features, as index.json records it."""
+    features = {key: store.info.get(key) for key in FEATURE_KEYS}
+    (output / PCA_FILE).unlink(missing_ok=True)
+    if recorded := features["pca"]:
+        pca = store.path / str(recorded.get("file"))
+        if not pca.is_file() or sha256_file(pca) != recorded.get("sha256"):
+            raise ReelkinError(
+                f"{pca} is missing or not the PCA that the features were made with; copy the store again"
+            )
+        with publishing(output / PCA_FILE) as temporary:
+            shutil.copyfile(pca, temporary)
+        features["pca"] = {**recorded, "file": PCA_FILE}
+    return features
 
 
 def _embed_all(store: FeatureStore, output: Path, model: nn.Module, frames: bool) -> NDArray[np.float32]:
@@ -155,7 +160,7 @@ def _write_vectors(output: Path, embedding_VD: NDArray[np.float32]) -> None:
 def _listed_files(output: Path) -> list[str]:
     """Files that index.json vouches for, relative to the folder."""
     names = ["index.faiss", "embeddings.safetensors", "videos.parquet"]
-    names += [name for name in ("pca.safetensors",) if (output / name).exists()]
+    names += [name for name in (PCA_FILE,) if (output / name).exists()]
     for folder in ("model", "frames"):
         names += sorted(str(path.relative_to(output)) for path in (output / folder).rglob("*") if path.is_file())
     return names

@@ -2,24 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import nn
 
-from ..core.errors import DataError, Reason, ReelkinError, UsageError
-from ..core.files import sha256_file
-from ..core.progress import Progress
+from ..core.errors import ReelkinError, UsageError
+from ..core.files import read_json, sha256_file
 from ..extract.describe import Describer
-from ..extract.encoders import Encoder, EncoderSpec, build_encoder
-from ..extract.pca import PCA
-from ..extract.prefetch import Source
-from ..extract.store import to_float16
+from ..extract.queries import describer_from, extract_videos
 from ..train.checkpoint import load_model
 from .embed import Embedding, FeaturesInMemory, check_width, iter_embeddings
 from .index import SearchIndex
@@ -27,10 +21,10 @@ from .index import SearchIndex
 
 @dataclass(frozen=True)
 class Rejected:
-    """A query that has no embedding: its path as given, why, and the sentence."""
+    """A query that has no embedding: its path as given, why (`core.errors.Reason`), and the sentence."""
 
     path: str
-    reason: Reason
+    reason: str
     detail: str
 
 
@@ -38,69 +32,42 @@ class VideoEmbedder:
     """Encoder, PCA, sampling and model in one: raw videos in, embeddings out.
 
     Args:
-        features: what made the features of the model's store: ``encoder``, ``pca``, ``sampling`` of store.json.
+        describer: encoder, PCA and sampling.
         model: in eval mode.
-        pca: the PCA file; needed if ``features`` names one.
-        weights: the encoder's weights. Default: those recorded, if they are at hand and run no code.
-        device: where encoder and model run.
+        device: where the model runs.
 
     Raises:
-        UsageError: weights are needed, or those given are others than recorded.
-        ReelkinError: the PCA is missing or another one.
+        ReelkinError: the model takes other features.
     """
 
-    def __init__(
-        self,
-        features: dict[str, Any],
-        model: nn.Module,
-        *,
-        pca: Path | None = None,
-        weights: Path | None = None,
-        device: torch.device | str = "cpu",
-    ) -> None:
-        recorded = features.get("pca")
-        if recorded and (pca is None or not pca.is_file() or sha256_file(pca) != recorded.get("sha256")):
-            raise ReelkinError(
-                f"the features went through the PCA with sha256 {recorded.get('sha256')}, and {pca} is not that file; "
-                "copy the index again, or name the PCA"
-            )
-        encoder = rebuild_encoder(features.get("encoder") or {}, weights, device)
-        fps = float((features.get("sampling") or {}).get("fps", 1.0))
-        self.describer = Describer(encoder, PCA.load(pca) if recorded and pca else None, fps=fps)
+    def __init__(self, describer: Describer, model: nn.Module, device: torch.device | str = "cpu") -> None:
+        check_width(model, describer)
+        self.describer = describer
         self.model = model
         self.device = device
-        self.info: dict[str, Any] = {
-            "dim": self.describer.dim,
-            "encoder": encoder.info,
-            "pca": recorded,
-            "sampling": features.get("sampling"),
-        }
 
     @classmethod
     def of_index(
         cls, index: SearchIndex, *, weights: Path | None = None, device: torch.device | str = "cpu"
     ) -> VideoEmbedder:
-        """The embedder whose results can be searched in ``index``. Raises as the class, and if anything differs."""
+        """The embedder whose results can be searched in ``index``.
+
+        Raises:
+            UsageError: weights are needed, or those given are others than recorded (see `check_weights`).
+            ReelkinError: encoder or PCA cannot be had as recorded.
+        """
         features = index.info["features"]
-        pca = index.path / "pca.safetensors" if features.get("pca") else None
-        embedder = cls(features, index.model, pca=pca, weights=weights, device=device)
-        index.check_features(embedder.info, "the query")
-        return embedder
+        check_weights(features.get("encoder") or {}, weights)
+        return cls(describer_from(features, index.path, weights=weights, device=device), index.model, device)
 
     @classmethod
     def of_model(
-        cls,
-        model: Path,
-        features: dict[str, Any],
-        *,
-        pca: Path | None = None,
-        weights: Path | None = None,
-        device: torch.device | str = "cpu",
+        cls, model: Path, store: Path, *, weights: Path | None = None, device: torch.device | str = "cpu"
     ) -> VideoEmbedder:
-        """The embedder of a model folder and a description of its features (store.json)."""
-        embedder = cls(features, load_model(model), pca=pca, weights=weights, device=device)
-        check_width(embedder.model, embedder.describer)
-        return embedder
+        """The embedder of a model folder, with the encoder, PCA and sampling of a store; raises as `of_index`."""
+        info = read_json(store / "store.json")
+        check_weights(info.get("encoder") or {}, weights)
+        return cls(describer_from(info, store, weights=weights, device=device), load_model(model), device)
 
     def embed(self, paths: Sequence[Path], *, frames: bool = True) -> tuple[list[Embedding], list[Rejected]]:
         """Embed videos; one that cannot be read is returned as rejected and harms no other.
@@ -112,79 +79,43 @@ class VideoEmbedder:
         Returns:
             Embeddings in the order of ``paths``, and the rejected.
         """
-        features, rejected = self.features(paths)
-        if not features:
-            return [], rejected
-        source = FeaturesInMemory(features)
+        extraction = extract_videos({str(path): path for path in paths}, self.describer)
+        rejected = [Rejected(row.video_id, row.reason, row.detail) for row in extraction.rejects]
+        source = FeaturesInMemory({video_id: features for video_id, (features, _) in extraction.videos.items()})
         found = {
             embedding.video_id: embedding
             for embedding in iter_embeddings(self.model, source, source.video_ids, frames=frames, device=self.device)
         }
         return [found[video_id] for video_id in source.video_ids], rejected
 
-    def features(self, paths: Sequence[Path]) -> tuple[dict[str, NDArray[np.float16]], list[Rejected]]:
-        """Frame features float16 [T, D] by path, as a store would hold them, and the rejected."""
-        rejected: list[Rejected] = []
-        sources = []
-        for path in dict.fromkeys(paths):
-            if path.is_file():
-                sources.append(Source(str(path), path))
-            else:
-                text = "is a folder" if path.is_dir() else "there is no such file"
-                rejected.append(Rejected(str(path), Reason.MISSING, text))
-        features: dict[str, NDArray[np.float16]] = {}
-        with Progress(len(sources), "videos", "describing") as progress:
-            for described in self.describer.describe(sources):
-                try:
-                    if described.error is not None:
-                        raise described.error
-                    features[described.key] = to_float16(described.features)
-                except DataError as error:
-                    rejected.append(Rejected(described.key, error.reason, str(error)))
-                progress.advance(rejects=int(described.key not in features))
-        return features, rejected
 
+def check_weights(encoder: Mapping[str, Any], weights: Path | None) -> None:
+    """Refuse, before anything is loaded, weights that are not the recorded ones.
 
-def rebuild_encoder(info: dict[str, Any], weights: Path | None, device: torch.device | str) -> Encoder:
-    """The encoder that a store or an index records.
+    TorchScript files run code, and an index may come from a stranger: so such a file is used only if the user names it,
+    never because a path is recorded.
 
-    TorchScript weights run code, so they are used only if the user names the file, and only if its hash is the one
-    recorded; a state dict runs nothing and is taken from where it was, or from the published place.
+    Args:
+        encoder: as recorded in store.json.
+        weights: the file that the user names.
 
     Raises:
-        UsageError: weights must be given, or those given are others than recorded.
+        UsageError: the file is needed, does not exist, or has another hash; both hashes are named.
         ReelkinError: nothing is recorded.
     """
-    if not info.get("name"):
+    if not encoder.get("name"):
         raise ReelkinError("no encoder is recorded with these features, so raw videos cannot be described alike")
-    recorded = str(info.get("weights_sha256", ""))
-    if weights is not None:
-        if not weights.is_file():
-            raise UsageError(f"--weights {weights}: there is no such file")
-        digest = sha256_file(weights)
-        if digest != recorded:
+    recorded = str(encoder.get("weights_sha256"))
+    if weights is None:
+        if encoder["name"] == "torchscript":
             raise UsageError(
-                f"--weights {weights} has sha256 {digest}, but the features were made by {info['name']} with sha256 "
-                f"{recorded} ({info.get('weights')}); give that file"
+                f"the encoder is the TorchScript file {encoder.get('weights')} (sha256 {recorded}); such a file runs "
+                "code, so name it yourself with --weights FILE"
             )
-        chosen = str(weights)
-    elif info.get("random_weights"):
-        chosen = "random"
-    elif info["name"] == "torchscript":
+    elif not weights.is_file():
+        raise UsageError(f"--weights {weights}: there is no such file")
+    elif (digest := sha256_file(weights)) != recorded:
         raise UsageError(
-            f"the encoder is the TorchScript file {info.get('weights')} (sha256 {recorded}); such a file runs code, "
-            "so name it yourself with --weights FILE"
+            f"--weights {weights} has sha256 {digest}, but the features were made by {encoder['name']} with sha256 "
+            f"{recorded} ({encoder.get('weights')}); give that file"
         )
-    else:
-        at = Path(str(info.get("weights_path") or ""))
-        chosen = str(at) if at.is_file() and sha256_file(at) == recorded else "default"
-    preprocessing = info.get("preprocessing") or {}
-    spec = EncoderSpec(
-        name=str(info["name"]),
-        weights=chosen,
-        size=preprocessing.get("short_side"),
-        crop=preprocessing.get("crop"),
-        input=preprocessing.get("input"),
-        precision=info.get("precision", "float32"),
-    )
-    return build_encoder(spec, device)

@@ -209,15 +209,14 @@ def test_features_made_otherwise_are_refused_with_both_sides_named(
 
 def test_the_pca_must_be_the_stores_and_is_copied(tmp_path: Path) -> None:
     samples = np.random.default_rng(0).normal(size=(50, DIM))
-    pca, other = tmp_path / "pca.safetensors", tmp_path / "other.safetensors"
+    pca = tmp_path / "store" / "its pca.safetensors"
     fit_pca(samples, 8).save(pca)
-    fit_pca(samples, 4).save(other)
-    store = make_store(tmp_path / "store", info={**INFO, "pca": {"sha256": sha256_file(pca)}})
-    for wrong in (None, other):
-        with pytest.raises(ReelkinError, match="went through a PCA"):
-            build_index(store, tmp_path / "index", pca=wrong)
-    build_index(store, tmp_path / "index", pca=pca)
-    assert sha256_file(tmp_path / "index" / "pca.safetensors") == sha256_file(pca)
+    store = make_store(tmp_path / "store", info={**INFO, "pca": {"sha256": sha256_file(pca), "file": pca.name}})
+    index = build_index(store, tmp_path / "index")
+    assert sha256_file(tmp_path / "index" / index.info["features"]["pca"]["file"]) == sha256_file(pca)
+    fit_pca(samples, 4).save(pca)
+    with pytest.raises(ReelkinError, match="not the PCA that the features were made with"):
+        build_index(store, tmp_path / "index")
 
 
 def test_a_store_without_videos_is_refused(store: FeatureStore, tmp_path: Path) -> None:

@@ -17,7 +17,8 @@ from reelkin.extract.pca import PCA, fit_pca
 from reelkin.extract.prefetch import Source
 from reelkin.extract.store import FeatureStore, write_store
 from reelkin.search.api import similarity
-from reelkin.search.query import VideoEmbedder, rebuild_encoder
+from reelkin.search.index import SearchIndex
+from reelkin.search.query import VideoEmbedder, check_weights
 from reelkin.search.run import main
 from reelkin.shards.encode import VideoWriter
 from reelkin.train.checkpoint import save_model
@@ -91,14 +92,12 @@ def test_a_part_is_found_at_frame_level(world: World, capsys: pytest.CaptureFixt
     assert "chamfer" in lines[2] and lines[3].split()[2] == "scene_2"
 
 
-def test_queries_from_raw_videos_have_the_stores_features(world: World) -> None:
-    from reelkin.search.index import SearchIndex
-
-    embedder = VideoEmbedder.of_index(SearchIndex.open(world.folder / "index"), weights=world.weights)
-    features, rejected = embedder.features([world.videos["scene_1"]])
-    assert not rejected
-    (own,) = features.values()
-    np.testing.assert_allclose(own, FeatureStore.open(world.folder / "store").features("scene_1"), atol=2e-3)
+def test_queries_from_raw_videos_have_the_stores_embeddings(world: World) -> None:
+    index = SearchIndex.open(world.folder / "index")
+    (own,), rejected = VideoEmbedder.of_index(index, weights=world.weights).embed([world.videos["scene_1"]])
+    assert not rejected and own.frames is not None
+    np.testing.assert_allclose(own.video, index.embeddings[index.video_ids.index("scene_1")], atol=1e-3)
+    np.testing.assert_allclose(own.frames, index.frame_store.features("scene_1"), atol=3e-3)
 
 
 def test_unreadable_queries_are_named_with_reason_and_the_others_answered(
@@ -131,15 +130,15 @@ def test_a_store_can_be_the_queries(world: World, capsys: pytest.CaptureFixture[
 def test_weights_that_run_code_must_be_named_and_be_the_recorded_ones(world: World, tmp_path: Path) -> None:
     info = FeatureStore.open(world.folder / "store").info["encoder"]
     with pytest.raises(UsageError, match="runs code, so name it yourself with --weights"):
-        rebuild_encoder(info, None, "cpu")
+        check_weights(info, None)
     other = tmp_path / "other.pt"
     other.write_bytes(world.weights.read_bytes() + b"\0")
     with pytest.raises(UsageError, match=f"has sha256 {sha256_file(other)}.*{info['weights_sha256']}"):
-        rebuild_encoder(info, other, "cpu")
+        check_weights(info, other)
     with pytest.raises(UsageError, match="there is no such file"):
-        rebuild_encoder(info, tmp_path / "none.pt", "cpu")
+        check_weights(info, tmp_path / "none.pt")
     with pytest.raises(ReelkinError, match="no encoder is recorded"):
-        rebuild_encoder({}, None, "cpu")
+        check_weights({}, None)
 
 
 def test_command_lines_that_cannot_run_exit_with_2(world: World, capsys: pytest.CaptureFixture[str]) -> None:
