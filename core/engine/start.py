@@ -42,10 +42,11 @@ def start(backend: str = "auto", deadline_seconds: float = 300.0, device: str = 
         UsageError: the backend is not installed, does not go with the launcher, or there are fewer GPUs than ranks.
         ReelkinError: an engine is already running in this process.
 
-    When the body ends, ranks meet in a last barrier. When it raises, this rank does not wait for anybody: the exception
-    goes on, and the other ranks are ended by the launcher, by the carrier's failure or by their deadline. From then on
-    the interpreter's shutdown may take `EXIT_SECONDS` before the kernel ends the process, since carriers wait there for
-    ranks that may never answer.
+    When the body ends, ranks meet in a last barrier (so long work of rank 0 at the end belongs in
+    `Engine.extend_deadline`, too). When it raises, this rank does not wait for anybody: the exception goes on, and the
+    other ranks are ended by the launcher, by the carrier's failure or by their deadline. From then on the interpreter's
+    shutdown may take `EXIT_SECONDS` before the kernel ends the process, since carriers wait there for ranks that may
+    never answer.
     """
     if not deadline_seconds > 0:
         raise UsageError(f"deadline_seconds: must be above 0, got {deadline_seconds}")

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import runpy
+import shutil
 import subprocess
 import time
 from collections.abc import Callable
@@ -42,7 +44,7 @@ def run_fault(run_ranks: Callable, output: Path, launcher: str, fault: str, vict
 
 
 def test_a_stopped_rank_is_named_and_killed(run_ranks: Callable, tmp_path: Path) -> None:
-    output = run_fault(run_ranks, tmp_path, "torch", "stop", 0, 3.0)
+    output = run_fault(run_ranks, tmp_path, "torch", "stop", 0, 4.0)
     pid = (tmp_path / "pid-0").read_text()
     assert "missing: rank 0 (host" in output
     assert f"pid {pid}) does not answer (stopped or gone)" in output
@@ -104,14 +106,13 @@ def test_four_ranks_train_to_the_same_bits_again_and_again(run_ranks: Callable, 
     assert found["none"] != found["fp16"]
 
 
+@functools.cache
 def mpi_is_built() -> bool:
     try:
-        check = subprocess.run(["horovodrun", "--check-build"], capture_output=True, text=True, timeout=60)
-        return (
-            "[X] MPI\n" in check.stdout and subprocess.run(["mpirun", "--version"], capture_output=True).returncode == 0
-        )
+        check = subprocess.run(["horovodrun", "--check-build"], capture_output=True, text=True, timeout=120)
     except (OSError, subprocess.TimeoutExpired):
         return False
+    return "[X] MPI\n" in check.stdout and shutil.which("mpirun") is not None
 
 
 @pytest.mark.slow

@@ -186,9 +186,8 @@ def check_disagreement(engine: Engine, seen: dict[str, Any]) -> None:
     dtype = torch.float32 if mine else torch.int32
     seen["disagree on dtype"] = caught(lambda: engine.all_gather(torch.zeros(1, 2, dtype=dtype), "x"))
     seen["disagree on shape"] = caught(lambda: engine.all_reduce(torch.zeros(2 if mine else 3), "x"))
-    seen["disagree on root"] = caught(
-        lambda: engine.broadcast_(torch.zeros(2), "x", root=0 if mine else engine.size - 1)
-    )
+    root = 0 if mine else engine.size - 1
+    seen["disagree on root"] = caught(lambda: engine.broadcast_(torch.zeros(2), "x", root=root))
     seen["in step after all"] = engine.all_gather_object(engine.rank, "in step")
 
 
