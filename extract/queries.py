@@ -1,0 +1,123 @@
+"""Features of video files that are in no store, made as a given store's were: for queries."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from ..core.errors import DataError, ReelkinError
+from ..core.files import sha256_file
+from ..shards.sources import list_videos
+from .describe import COMPARED, Describer, join_clips
+from .encoders import EncoderSpec, build_encoder
+from .pca import PCA
+from .prefetch import Source
+from .store import FeatureStore, StoreRow
+
+
+@dataclass(frozen=True)
+class Extraction:
+    """Features of some videos.
+
+    Attributes:
+        videos: ``{video_id: (features float16 [T, D], times float64 [T] seconds)}``.
+        rejects: a row for each video without features, with its reason.
+    """
+
+    videos: dict[str, tuple[np.ndarray, np.ndarray]]
+    rejects: list[StoreRow]
+
+
+def extract_videos(paths: Iterable[str | Path] | Mapping[str, str | Path], describer: Describer) -> Extraction:
+    """Features of video files: the numbers that a store made with the same settings would hold for them.
+
+    Args:
+        paths: files, folders and lists, with ids as the shards would give them; or ``{video_id: file}``.
+        describer: see `describer_of`.
+
+    Raises:
+        UsageError: a path does not exist (in a mapping it becomes a reject instead).
+    """
+    rejects: list[StoreRow] = []
+    if isinstance(paths, Mapping):
+        files = {video_id: Path(path) for video_id, path in paths.items()}
+    else:
+        inputs = list_videos([Path(path) for path in paths]).inputs
+        rejects = [StoreRow.rejected(each.video_id, each.reason, each.detail) for each in inputs if each.reason]
+        files = {each.video_id: Path(each.path) for each in inputs if not each.reason}
+    videos = {}
+    for described in describer.describe(Source(video_id, path) for video_id, path in files.items()):
+        try:
+            videos[described.key] = join_clips([described], [0.0])
+        except DataError as error:
+            rejects.append(StoreRow.rejected(described.key, error.reason, str(error)))
+    return Extraction(videos, rejects)
+
+
+def describer_of(
+    store: FeatureStore | str | Path,
+    *,
+    weights: str | Path | None = None,
+    device: torch.device | str = "cpu",
+    batch_frames: int = 32,
+    decode_threads: int = 1,
+) -> Describer:
+    """The encoder, PCA and sampling that a store was made with, ready for further videos.
+
+    Args:
+        store: the store, or its folder.
+        weights: the encoder's file, when it is not where it was; its SHA-256 must be the recorded one.
+        device, batch_frames, decode_threads: see `encoders.build_encoder` and `describe.Describer`.
+
+    Raises:
+        ReelkinError: the store does not say how it was made, or its weights or PCA cannot be found unchanged.
+    """
+    store = store if isinstance(store, FeatureStore) else FeatureStore.open(store)
+    return describer_from(
+        store.info, store.path, weights=weights, device=device, batch_frames=batch_frames, decode_threads=decode_threads
+    )
+
+
+def describer_from(
+    info: Mapping[str, Any],
+    folder: Path,
+    *,
+    weights: str | Path | None = None,
+    device: torch.device | str = "cpu",
+    batch_frames: int = 32,
+    decode_threads: int = 1,
+) -> Describer:
+    """Like `describer_of`, from the content of a store.json and the folder that holds the PCA's file."""
+    made = info.get("encoder") or {}
+    if "preprocessing" not in made or not (info.get("sampling") or {}).get("fps"):
+        raise ReelkinError(f"{folder} does not say how its features were made; raw videos cannot be compared with it")
+    encoder = build_encoder(_spec(made, weights), device)
+    for key in COMPARED:
+        if encoder.info[key] != made[key]:
+            raise ReelkinError(
+                f"the encoder differs from the one of {folder}: {key} was {made[key]!r}, is {encoder.info[key]!r} now; "
+                f"pass the file it was made with ({made.get('weights')}) as --weights"
+            )
+    pca = None
+    if info.get("pca"):
+        path = folder / info["pca"]["file"]
+        if not path.exists() or sha256_file(path) != info["pca"]["sha256"]:
+            raise ReelkinError(f"{path} is missing or not the PCA that the features were made with; copy it again")
+        pca = PCA.load(path)
+    fps = info["sampling"]["fps"]
+    return Describer(encoder, pca, fps=fps, batch_frames=batch_frames, decode_threads=decode_threads)
+
+
+def _spec(made: Mapping[str, Any], weights: str | Path | None) -> EncoderSpec:
+    chosen = str(weights) if weights else "random" if made["random_weights"] else made.get("weights_path")
+    if chosen is None or (chosen != "random" and not Path(chosen).exists()):
+        raise ReelkinError(
+            f"the encoder's weights {chosen or made['weights']} are not there; pass the file as --weights"
+        )
+    pre = made["preprocessing"]
+    return EncoderSpec(made["name"], chosen, pre["short_side"], pre["crop"], pre["input"], made["precision"])
