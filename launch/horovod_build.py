@@ -10,7 +10,8 @@ ranks are started and compute a sum. The outcome is left in ``reelkin-horovod.js
 
 Environment: REELKIN_HOROVOD=0 skips it; REELKIN_MPI=0/1 leaves MPI out or insists on it (default: whether mpicxx and
 mpirun are on PATH); REELKIN_NCCL=0/1 the same for NCCL (default: a CUDA build of torch and a GPU); HOROVOD_CUDA_HOME
-names a CUDA toolkit to use instead of PyPI's. The NCCL form has never been run on a GPU.
+names a CUDA toolkit to use instead of PyPI's, HOROVOD_BUILD_CUDA_CC_LIST the GPUs' compute capabilities (90,100).
+The NCCL form has been compiled, but never run on a GPU.
 Exit codes: 0 installed and working, 1 not possible here.
 """
 
@@ -117,7 +118,7 @@ def make_plan() -> Plan:
         cuda=cuda,
         mpi=mpi,
         nccl=nccl,
-        compute_capabilities=",".join(capabilities) if nccl else "",
+        compute_capabilities=(os.environ.get("HOROVOD_BUILD_CUDA_CC_LIST") or ",".join(capabilities)) if nccl else "",
         machine=platform.machine(),
         libc="".join(platform.libc_ver()),
         mpi_version=_output("mpirun", "--version").splitlines()[0] if mpi and _output("mpirun", "--version") else "",
