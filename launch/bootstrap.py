@@ -47,11 +47,14 @@ def version(name):
         return m.version(name)
     except m.PackageNotFoundError:
         return None
-missing = [name for name in sys.argv[1].split(",") if u.find_spec(name) is None]
+names = sys.argv[1].split(",")
+missing = [name for name in names if u.find_spec(name) is None]
 spec = u.find_spec("reelkin")
 print(json.dumps({
     "python": list(sys.version_info[:3]),
     "missing": missing,
+    "damaged": [name for name in missing if version(name)],
+    "pip": u.find_spec("pip") is not None,
     "root": (spec.origin if spec else None),
     **{name: version(name) for name in ("torch", "torchvision", "horovod", "faiss-cpu", "faiss-gpu")},
 }))
@@ -95,7 +98,7 @@ def setup_key(gpu: bool) -> str:
 
 
 def probe_venv() -> dict | None:
-    """What .venv holds, or None when there is none or its interpreter does not run."""
+    """What .venv holds by its packages' own word, or None when its interpreter does not run."""
     if not PYTHON.exists():
         return None
     command = [str(PYTHON), "-P", "-c", PROBE, MODULES]
@@ -233,23 +236,35 @@ def constraints_for(torch: str | None, folder: Path) -> Path:
     return path
 
 
+def remove_what_is_in_the_way(found: dict, gpu: bool) -> None:
+    """Uninstall packages whose files are gone, which pip takes for installed, and the faiss that is not wanted."""
+    wanted, other = ("faiss-gpu", "faiss-cpu") if gpu else ("faiss-cpu", "faiss-gpu")
+    doomed = list(found["damaged"])
+    if found[other]:
+        say(f"removing {other}: it owns the same module as {wanted}")
+        doomed += [other, wanted]
+    elif found[wanted] and "faiss" in found["missing"]:
+        doomed.append(wanted)
+    if doomed:
+        say(f"installing anew: {' '.join(doomed)}")
+        pip("uninstall", "-y", *doomed)
+    if "torch" in doomed:
+        found["torch"] = None
+
+
 def install_packages(found: dict, gpu: bool) -> None:
     """Everything but Horovod, in the order in which the packages need one another."""
-    with tempfile.TemporaryDirectory(prefix="reelkin-setup-") as name:
-        constraints = constraints_for(found["torch"], Path(name))
+    with tempfile.TemporaryDirectory(prefix="reelkin-setup-") as folder:
+        remove_what_is_in_the_way(found, gpu)
+        constraints = constraints_for(found["torch"], Path(folder))
         say("pip, setuptools, wheel")
         pip("install", "-c", str(constraints), "pip", "setuptools", "wheel", "packaging")
         torch = install_torch(found, constraints)
         say(f"torch {torch}; torchvision")
-        constraints = constraints_for(torch, Path(name))
+        constraints = constraints_for(torch, Path(folder))
         pip("install", "-c", str(constraints), "numpy", "pillow")
         # torchvision's wheel is a CUDA build; beside a CPU build of torch nothing of it may be replaced.
         pip("install", "-c", str(constraints), "--no-deps", "torchvision")
-        other = "faiss-cpu" if gpu else "faiss-gpu"
-        if found[other]:
-            say(f"removing {other}: it owns the same module as {'faiss-gpu' if gpu else 'faiss-cpu'}")
-            pip("uninstall", "-y", other)
-            pip("uninstall", "-y", "faiss-gpu" if gpu else "faiss-cpu")
         extras = f"{'gpu' if gpu else 'cpu'},test"
         say(f"reelkin[{extras}] and what it needs")
         pip("install", "-c", str(constraints), "--no-build-isolation", "-e", f".[{extras}]")
@@ -285,7 +300,7 @@ def set_up() -> None:
     if is_finished(key, found):
         return
     STAMP.unlink(missing_ok=True)
-    if found is None or not OLDEST <= tuple(found["python"][:2]) <= NEWEST:
+    if found is None or not found["pip"] or not OLDEST <= tuple(found["python"][:2]) <= NEWEST:
         make_venv()
         found = probe_venv()
         if found is None:

@@ -103,6 +103,37 @@ def test_a_venv_is_probed_without_importing_anything_heavy(clone: Path) -> None:
     assert "torch" in found["missing"] and found["torch"] is None
 
 
+def removed(monkeypatch: pytest.MonkeyPatch, found: dict, *, gpu: bool) -> set[str]:
+    """What set-up uninstalls before it installs."""
+    calls: list[tuple[str, ...]] = []
+    monkeypatch.setattr(bootstrap, "pip", lambda *words: calls.append(words))
+    bootstrap.remove_what_is_in_the_way(found, gpu)
+    return {word for words in calls for word in words[2:]}
+
+
+def test_a_package_whose_files_are_gone_is_found_and_installed_anew(
+    clone: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    site = next((clone / ".venv" / "lib").glob("python3*/site-packages"))
+    for name in ("torch", "faiss_cpu"):
+        (site / f"{name}-9.0.dist-info").mkdir()
+        (site / f"{name}-9.0.dist-info" / "METADATA").write_text(
+            f"Metadata-Version: 2.1\nName: {name.replace('_', '-')}\nVersion: 9.0\n"
+        )
+    found = bootstrap.probe_venv()
+    assert found is not None and found["damaged"] == ["torch"] and found["torch"] == "9.0"
+    assert removed(monkeypatch, found, gpu=False) == {"torch", "faiss-cpu"}
+    assert found["torch"] is None
+
+
+def test_only_one_faiss_stays(clone: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = whole(clone) | {"damaged": []}
+    assert removed(monkeypatch, found, gpu=False) == set()
+    assert removed(monkeypatch, found, gpu=True) == {"faiss-cpu", "faiss-gpu"}
+    both = found | {"faiss-gpu": "1"}
+    assert removed(monkeypatch, both, gpu=False) == {"faiss-gpu", "faiss-cpu"}
+
+
 def test_a_venv_whose_python_is_gone_counts_as_none(clone: Path) -> None:
     bootstrap.PYTHON.unlink()
     assert bootstrap.probe_venv() is None
