@@ -13,7 +13,7 @@ from torch import nn
 from ..core.config import as_dict
 from ..core.errors import ReelkinError, UsageError
 from ..core.files import read_json, sha256_file
-from ..search.embed import check_width
+from ..search.embed import check_model
 from .copies import copy_tasks
 from .evaluation import default_methods, describe_store, evaluate_tasks, publish_evaluation
 from .ground_truth import Task, make_task, read_ground_truth, read_rows
@@ -88,7 +88,7 @@ def run(config: EvaluateConfig) -> Results:
     tasks = make_tasks(config, store.video_ids)
     model, model_name, model_facts = _load(config)
     if model is not None:
-        check_width(model, store)
+        check_model(model, store, config.model_folder, store.info)
     shards = None
     if config.shards:
         from ..shards.reader import ShardSet

@@ -16,6 +16,8 @@ from .ground_truth import Task
 SCORE_DECIMALS = 6
 """Scores closer than this many decimals are ties: float32 sums depend on the block they were computed in, and identical
 videos must tie on every machine."""
+COLLAPSED_SPREAD = 0.01
+"""A trained method whose scores (1st to 99th percentile) lie closer than this has very likely collapsed."""
 MAX_POOLED_PAIRS = 30_000_000
 """Pairs kept for the pooled precision (240 MB); above, it is not computed."""
 
@@ -60,7 +62,16 @@ class QueryResult:
 
 @dataclass(frozen=True)
 class MethodResult:
-    """One method on one task. ``mean``, ``low`` and ``high`` are None when no query has a positive."""
+    """One method on one task.
+
+    Attributes:
+        method: the method.
+        queries: a result per query, in the task's order.
+        mean, low, high: mean average precision with its interval; None when no query has a positive.
+        micro_ap: average precision of all pairs pooled; None when they are too many.
+        spread: the 1st and 99th percentile of all scores, None when they are too many.
+        seconds: taken to score and rank.
+    """
 
     method: Method
     queries: Sequence[QueryResult]
@@ -68,7 +79,15 @@ class MethodResult:
     low: float | None
     high: float | None
     micro_ap: float | None
+    spread: tuple[float, float] | None
     seconds: float
+
+    @property
+    def collapsed(self) -> bool:
+        """Whether the scores hardly differ: the mark of embeddings that have collapsed to one point."""
+        return (
+            not self.method.trivial and self.spread is not None and self.spread[1] - self.spread[0] < COLLAPSED_SPREAD
+        )
 
     @property
     def aps(self) -> dict[str, float]:
@@ -127,12 +146,14 @@ def evaluate_method(task: Task, method: Method, *, seed: int = 0, keep_best: int
                 pooled.append((rounded[keep].astype(np.float32), relevant[keep]))
     seconds = time.monotonic() - started
     mean, low, high = summary(task, {r.query: r.ap for r in results if r.ap is not None}, seed)
-    micro = None
+    micro = spread = None
     if pool and results:
         total = sum(result.num_positives for result in results)
         scores, flags = (np.concatenate(parts) for parts in zip(*pooled, strict=True))
         micro = micro_average_precision(scores, flags, num_positives=total)
-    return MethodResult(method, results, mean, low, high, micro, seconds)
+        lowest, highest = np.quantile(scores, [0.01, 0.99])
+        spread = (float(lowest), float(highest))
+    return MethodResult(method, results, mean, low, high, micro, spread, seconds)
 
 
 def _query_result(

@@ -101,6 +101,8 @@ def _method_json(result: MethodResult) -> dict[str, Any]:
         "low": result.low,
         "high": result.high,
         "micro_ap": result.micro_ap,
+        "score_percentiles": None if result.spread is None else {"p1": result.spread[0], "p99": result.spread[1]},
+        "collapsed": result.collapsed,
         "num_averaged": len(result.aps),
         "seconds": round(result.seconds, 3),
     }
@@ -145,7 +147,17 @@ def text_table(results: Results) -> str:
             interval = "no query has a positive" if other.mean is None else f"({other.low:.3f} to {other.high:.3f})"
             value = "  -  " if other.mean is None else f"{other.mean:.3f}"
             lines.append(f"  {other.method.name:<18} mAP {value} {interval}")
+            if other.collapsed and other.spread:
+                lines.append(f"    {collapse_warning(other.spread)}")
     return "\n".join(lines)
+
+
+def collapse_warning(spread: tuple[float, float]) -> str:
+    """What to say of a method whose scores hardly differ."""
+    return (
+        f"warning: nearly all scores lie between {spread[0]:.4f} and {spread[1]:.4f}; the embeddings have very likely "
+        "collapsed (train with a lower learning rate, or with more steps and negatives)"
+    )
 
 
 def publish(results: Results, output: str | Path) -> None:

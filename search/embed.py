@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol, cast
+from pathlib import Path
+from typing import Any, Protocol, cast
 
 import numpy as np
 import torch
@@ -12,6 +13,8 @@ from numpy.typing import NDArray
 from torch import nn
 
 from ..core.errors import ReelkinError
+from ..core.files import read_json
+from ..extract.describe import COMPARED
 from ..train.aggregators import MeanPooling, MeanPoolingConfig
 
 BATCH_FRAMES = 8192
@@ -54,14 +57,38 @@ class Embedding:
     frames: NDArray[np.float32] | None
 
 
-def check_width(model: nn.Module, source: object) -> None:
-    """Refuse a model that takes features of another length than ``source`` has. Raises ReelkinError with both."""
+def check_model(
+    model: nn.Module, source: object, folder: Path | None = None, info: Mapping[str, Any] | None = None
+) -> None:
+    """Refuse a model that was trained on other features.
+
+    Args:
+        model: the model.
+        source: whose ``dim`` is that of the features.
+        folder: the model's folder, whose config.json says what it was trained on.
+        info: what made the features: ``encoder`` and ``pca`` of store.json.
+
+    Raises:
+        ReelkinError: with every difference, both sides named.
+    """
     takes = getattr(getattr(model, "config", None), "dim", None)
     has = getattr(source, "dim", takes)
-    if takes != has:
+    differences = [] if takes == has else [f"it takes features of {takes} dimensions, these have {has}"]
+    facts = (read_json(folder / "config.json").get("facts") or {}) if folder else {}
+    if info is not None and isinstance(facts.get("frame encoder"), dict):
+        trained, made = facts["frame encoder"], info.get("encoder") or {}
+        differences += [
+            f"encoder {key} was {trained.get(key)!r}, is {made.get(key)!r}"
+            for key in COMPARED
+            if trained.get(key) != made.get(key)
+        ]
+    if info is not None and "PCA" in facts:
+        trained_pca, pca = facts["PCA"], (info.get("pca") or {}).get("sha256", "none")
+        differences += [] if trained_pca == pca else [f"PCA was {trained_pca!r}, is {pca!r}"]
+    if differences:
         raise ReelkinError(
-            f"the model takes features of {takes} dimensions, the store has {has}; use the store (encoder and PCA) "
-            "that the model was trained on"
+            f"the model{f' in {folder}' if folder else ''} was trained on other features: {'; '.join(differences)}. "
+            "Use the store (encoder and PCA) that it was trained on"
         )
 
 

@@ -33,7 +33,7 @@ from ..extract.describe import COMPARED
 from ..extract.store import FeatureStore, write_store
 from ..train.aggregators import MeanPooling, MeanPoolingConfig
 from ..train.checkpoint import load_model, save_model
-from .embed import check_width, iter_embeddings
+from .embed import check_model, iter_embeddings
 from .similarity import chamfer_matrix, unit_rows
 
 FORMAT, VERSION = "reelkin-index", 1
@@ -74,7 +74,7 @@ def build_index(
     if not ids:
         raise ReelkinError(f"{store.path} holds no video with features, so there is nothing to index")
     module = load_model(model) if model else MeanPooling(MeanPoolingConfig(dim=store.dim))
-    check_width(module, store)
+    check_model(module, store, Path(model) if model else None, store.info)
     output.mkdir(parents=True, exist_ok=True)
     (output / "index.json").unlink(missing_ok=True)  # from here on the folder is no index until it is whole again
     embedding_VD = _embed_all(store, output, module, frames)

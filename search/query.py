@@ -15,7 +15,7 @@ from ..core.files import read_json, sha256_file
 from ..extract.describe import Describer
 from ..extract.queries import describer_from, extract_videos
 from ..train.checkpoint import load_model
-from .embed import Embedding, FeaturesInMemory, check_width, iter_embeddings
+from .embed import Embedding, FeaturesInMemory, check_model, iter_embeddings
 from .index import SearchIndex
 
 
@@ -41,7 +41,7 @@ class VideoEmbedder:
     """
 
     def __init__(self, describer: Describer, model: nn.Module, device: torch.device | str = "cpu") -> None:
-        check_width(model, describer)
+        check_model(model, describer)
         self.describer = describer
         self.model = model
         self.device = device
@@ -67,7 +67,9 @@ class VideoEmbedder:
         """The embedder of a model folder, with the encoder, PCA and sampling of a store; raises as `of_index`."""
         info = read_json(store / "store.json")
         check_weights(info.get("encoder") or {}, weights)
-        return cls(describer_from(info, store, weights=weights, device=device), load_model(model), device)
+        module = load_model(model)
+        check_model(module, None, model, info)
+        return cls(describer_from(info, store, weights=weights, device=device), module, device)
 
     def embed(self, paths: Sequence[Path], *, frames: bool = True) -> tuple[list[Embedding], list[Rejected]]:
         """Embed videos; one that cannot be read is returned as rejected and harms no other.

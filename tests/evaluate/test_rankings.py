@@ -94,6 +94,20 @@ def test_gain_is_paired_and_sharper_than_the_intervals() -> None:
     assert found.high - found.low < (ours.high or 0) - (ours.low or 0)
 
 
+def test_scores_that_hardly_differ_are_reported_as_a_collapse() -> None:
+    rng = np.random.default_rng(0)
+    ids = [f"v{i}" for i in range(20)]
+    truth = make_task(from_groups((v, str(i // 2)) for i, v in enumerate(ids)), ids)
+    apart = rng.normal(size=(20, 5))
+    together = 100.0 + 0.1 * apart
+    good, bad, base = evaluate_task(
+        truth, [from_embeddings("a", "", ids, apart), from_embeddings("b", "", ids, together), chance()]
+    ).methods
+    assert bad.collapsed and not good.collapsed and not base.collapsed
+    text = text_table(Results("", [evaluate_task(truth, [bad.method])]))
+    assert "very likely collapsed" in text
+
+
 def features(seed: int, count: int, dim: int = 16) -> FeaturesInMemory:
     rng = np.random.default_rng(seed)
     lengths = rng.integers(1, 9, count)

@@ -183,8 +183,26 @@ def test_building_again_replaces_the_index(store: FeatureStore, model_folder: Pa
 
 def test_a_model_of_another_width_is_refused(store: FeatureStore, tmp_path: Path) -> None:
     save_model(TCA(TCAConfig(dim=8, num_heads=2, feedforward=8)), tmp_path / "narrow")
-    with pytest.raises(ReelkinError, match="takes features of 8 dimensions, the store has 16"):
+    with pytest.raises(ReelkinError, match="takes features of 8 dimensions, these have 16"):
         build_index(store, tmp_path / "index", tmp_path / "narrow")
+
+
+@pytest.mark.parametrize(
+    ("facts", "message"),
+    [
+        ({"frame encoder": {**INFO["encoder"], "weights_sha256": "99"}}, "encoder weights_sha256 was '99', is '12'"),
+        ({"frame encoder": INFO["encoder"], "PCA": "77"}, "PCA was '77', is 'none'"),
+    ],
+)
+def test_a_model_trained_on_other_features_is_refused(
+    facts: dict[str, Any], message: str, store: FeatureStore, tmp_path: Path
+) -> None:
+    model = TCA(TCAConfig(dim=DIM, num_heads=2, feedforward=8))
+    save_model(model, tmp_path / "good", {"frame encoder": INFO["encoder"], "PCA": "none"})
+    build_index(store, tmp_path / "index", tmp_path / "good")
+    save_model(model, tmp_path / "other", facts)
+    with pytest.raises(ReelkinError, match=message):
+        build_index(store, tmp_path / "index", tmp_path / "other")
 
 
 @pytest.mark.parametrize(
