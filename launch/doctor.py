@@ -129,10 +129,10 @@ def _horovod_fix() -> str:
 def check_launcher(launcher: str) -> Finding:
     """Two ranks under ``launcher`` ("horovod", "mpi" or "torch") that add up a number."""
     name = {"horovod": "2 ranks, horovodrun", "mpi": "2 ranks, MPI", "torch": "2 ranks, torchrun"}[launcher]
-    if launcher == "mpi" and not read_state().get("mpi"):
-        return Finding(name, OK, "Horovod is built without MPI (only Adasum needs it)")
     if launcher != "torch" and horovod_trouble():
         return Finding(name, NOTE, "not tried: no Horovod", "see Horovod")
+    if launcher == "mpi" and not read_state().get("mpi"):
+        return Finding(name, OK, "Horovod is built without MPI (only Adasum needs it)")
     good, text = ranks_start(launcher)
     if good:
         return Finding(name, OK, AGREE)
