@@ -8,6 +8,7 @@ and every attempt to open something else is refused.
 
 from __future__ import annotations
 
+import errno
 import io
 import os
 import stat
@@ -183,10 +184,8 @@ def open_container(source: Path | bytes) -> InputContainer:
             metadata_errors="replace",
             buffer_size=_BUFFER_BYTES,
         )
-    except (av.error.FFmpegError, OSError, ValueError) as error:
-        raise _why_not_opened(nameless, size, error) from None
-    except MemoryError:
-        raise DataError(Reason.DECODER_DIED, "opening it asks for more memory than the limit") from None
+    except (av.error.FFmpegError, OSError, ValueError, MemoryError) as error:
+        raise out_of_memory(error) or _why_not_opened(nameless, size, error) from None
 
 
 def _why_not_opened(file: Readable, size: int, error: Exception) -> DataError:
@@ -234,6 +233,13 @@ def _sound(head: bytes) -> str:
 
 def _words(error: Exception) -> str:
     return (getattr(error, "strerror", None) or str(error)).split(":")[0]
+
+
+def out_of_memory(error: Exception) -> DataError | None:
+    """The rejection for a file that asks for more memory than the process may have, or None for another error."""
+    if isinstance(error, MemoryError) or getattr(error, "errno", None) == errno.ENOMEM:
+        return DataError(Reason.DECODER_DIED, "it asks for more memory than the limit")
+    return None
 
 
 def describe(error: Exception) -> str:

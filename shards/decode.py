@@ -19,7 +19,7 @@ from av.video.reformatter import Interpolation, VideoReformatter
 from av.video.stream import VideoStream
 
 from ..core.errors import DataError, Reason
-from .container import Limits, describe, open_container, video_stream
+from .container import Limits, describe, open_container, out_of_memory, video_stream
 from .orientation import Orientation
 from .probe import DEFAULT_LIMITS, DecodingPlan, make_plan
 
@@ -246,7 +246,7 @@ def _indexed(container: InputContainer, plan: DecodingPlan, threads: int) -> Ite
 def _pictures(container: InputContainer, stream: VideoStream, known: DataError | None) -> Iterator[VideoFrame]:
     """Decode in display order up to the first damage, which is raised after the pictures before it.
 
-    Unusable pictures before the first keyframe (a recording that starts in the middle) are no damage.
+    What cannot be decoded before the first keyframe (a recording that starts in the middle) is no damage.
     """
     keyframe_seen, number = False, 0
     try:
@@ -257,13 +257,12 @@ def _pictures(container: InputContainer, stream: VideoStream, known: DataError |
                 raise known or DataError(Reason.DAMAGED, f"bytes are missing after picture {number}")
             try:
                 frames = packet.decode()
-            except av.error.FFmpegError as error:
-                if not keyframe_seen:
+            except (av.error.FFmpegError, MemoryError) as error:
+                if not keyframe_seen and not number:
                     continue
                 yield from _drained(stream)
-                raise known or DataError(
-                    Reason.DAMAGED, f"invalid data at picture {number} ({describe(error)})"
-                ) from None
+                text = f"invalid data at picture {number} ({describe(error)})"
+                raise out_of_memory(error) or known or DataError(Reason.DAMAGED, text) from None
             for frame in frames:
                 if frame.is_corrupt:
                     if not number:
@@ -275,8 +274,6 @@ def _pictures(container: InputContainer, stream: VideoStream, known: DataError |
         raise known or DataError(Reason.DAMAGED, f"unreadable after picture {number} ({describe(error)})") from None
     except OSError as error:
         raise DataError(Reason.UNREADABLE, error.strerror or str(error)) from None
-    except MemoryError:
-        raise DataError(Reason.DECODER_DIED, "decoding asks for more memory than the limit") from None
 
 
 def _drained(stream: VideoStream) -> Iterator[VideoFrame]:

@@ -63,6 +63,7 @@ class ProbePool:
         self._threads = ThreadPoolExecutor(workers, thread_name_prefix="probe")
         self._local = threading.local()
         self._children: list[_Child] = []
+        self._closed = False
 
     def __enter__(self) -> Self:
         return self
@@ -70,9 +71,13 @@ class ProbePool:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self._closed = True
+        self._threads.shutdown(wait=False, cancel_futures=True)
         for child in list(self._children):
+            child.kill()  # a thread that waits for it sees its end
+        self._threads.shutdown(wait=True)
+        for child in self._children:
             child.stop()
-        self._threads.shutdown(wait=True, cancel_futures=True)
 
     def map(self, files: Iterable[tuple[str, int]]) -> Iterator[dict[str, Any] | DataError]:
         """Probe files, a few ahead of the one that is asked for.
@@ -104,6 +109,8 @@ class ProbePool:
         if child is None or not child.alive:
             child = self._local.child = _Child(self._settings)
             self._children.append(child)
+        if self._closed:
+            child.kill()
         seconds = self._timeout + max(0, size) / _BYTES_PER_SECOND[self._check]
         try:
             reply = child.ask({"path": path, "check": self._check, "seconds": seconds})
@@ -118,11 +125,13 @@ class ProbePool:
 
 
 class _Child:
+    command = (sys.executable, "-m", f"{__package__}.probe_worker")
+
     def __init__(self, settings: dict[str, Any]) -> None:
         # No other file of ours is inherited, and no terminal signal reaches it: the parent decides about its end.
         self._errors = tempfile.TemporaryFile()  # noqa: SIM115 - lives as long as the child
         self._process = subprocess.Popen(
-            [sys.executable, "-m", f"{__package__}.probe_worker", json.dumps(settings)],
+            [*self.command, json.dumps(settings)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._errors,
@@ -171,8 +180,12 @@ class _Child:
             if data.endswith(b"\n"):
                 return data.rstrip(b"\n")
 
+    def kill(self) -> None:
+        """End the child. For any thread."""
+        self._process.kill()
+
     def stop(self) -> None:
-        """Kill the child, if it still runs, and let go of its pipes."""
+        """End the child and let go of its pipes. For the thread that talks to it."""
         self.alive = False
         self._process.kill()
         self._process.wait()

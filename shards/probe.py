@@ -19,7 +19,7 @@ from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 
 from ..core.errors import DataError, Reason
-from .container import Limits, describe, extension_of, open_bytes, open_container, video_stream
+from .container import Limits, describe, extension_of, open_bytes, open_container, out_of_memory, video_stream
 from .orientation import Orientation
 from .structure import broken_off
 
@@ -152,6 +152,7 @@ def _read_packets(container: InputContainer, stream: VideoStream, limits: Limits
     durations: list[int] = []
     keyframes: list[bool] = []
     read, timeless = 0, False
+    keyframe_seen = False
     first: VideoFrame | None = None
     corrupt_at: int | None = None
     damage: DataError | None = None
@@ -159,7 +160,7 @@ def _read_packets(container: InputContainer, stream: VideoStream, limits: Limits
     try:
         for packet in container.demux(stream):
             if decoding and first is None:
-                first, problem = _first_picture(packet, any(keyframes) or packet.is_keyframe)
+                first, problem = _first_picture(packet, keyframe_seen or packet.is_keyframe)
                 if first is not None:
                     limits.check_size(first.width, first.height)
                 if problem is not None:
@@ -167,6 +168,7 @@ def _read_packets(container: InputContainer, stream: VideoStream, limits: Limits
             if not packet.size:
                 continue
             read += 1
+            keyframe_seen = keyframe_seen or packet.is_keyframe
             if packet.is_corrupt and corrupt_at is None:
                 corrupt_at = read
             if packet.is_discard:  # outside of the edit list: decoded, never shown
@@ -184,11 +186,14 @@ def _read_packets(container: InputContainer, stream: VideoStream, limits: Limits
         reason = Reason.TRUNCATED if corrupt_at == read else Reason.DAMAGED
         where = "the file ends inside" if reason is Reason.TRUNCATED else "bytes are missing in"
         damage = DataError(reason, f"{where} the packet of picture {corrupt_at}")
-    start = keyframes.index(True) if True in keyframes else 0  # what precedes it cannot be decoded (a cut broadcast)
+    times = np.asarray(pts, np.int64)
+    usable = np.ones(len(pts), bool)
+    if first is not None and first.pts is not None and not timeless:
+        usable = times >= first.pts  # a broadcast cut in the middle begins with pictures that nobody can decode
     return _Packets(
-        np.asarray(pts[start:], np.int64),
-        np.asarray(durations[start:], np.int64),
-        np.asarray(keyframes[start:], bool),
+        times[usable],
+        np.asarray(durations, np.int64)[usable],
+        np.asarray(keyframes, bool)[usable],
         read,
         timeless,
         first,
@@ -201,11 +206,10 @@ def _first_picture(packet: Any, keyframe_seen: bool) -> tuple[VideoFrame | None,
         for frame in packet.decode():
             if not frame.is_corrupt:
                 return frame, None
-    except av.error.FFmpegError as error:
-        if keyframe_seen:
-            return None, DataError(Reason.DAMAGED, f"the first picture cannot be decoded ({describe(error)})")
-    except MemoryError:
-        return None, DataError(Reason.DECODER_DIED, "decoding asks for more memory than the limit")
+    except (av.error.FFmpegError, MemoryError) as error:
+        text = f"the first picture cannot be decoded ({describe(error)})"
+        problem = out_of_memory(error) or (DataError(Reason.DAMAGED, text) if keyframe_seen else None)
+        return None, problem
     return None, None
 
 

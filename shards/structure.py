@@ -93,6 +93,8 @@ def _ebml(file: Readable, size: int) -> str:
     head = file.read(4096)
     taken, length = _ebml_size(head[4:12])
     position = 4 + taken + length
+    if position >= size:
+        return f"the file ends at byte {size}, in its header"
     if length < 0 or position > len(head):
         return ""
     while head[position : position + 1] == b"\xec":  # Void elements may stand between
@@ -100,8 +102,10 @@ def _ebml(file: Readable, size: int) -> str:
         if length < 0:
             return ""
         position += 1 + taken + length
+    if size < position + 12:
+        return f"the file ends at byte {size}, before its Segment"
     if head[position : position + 4] != _SEGMENT:
-        return "" if position < size else "the file ends before its Segment"
+        return ""
     taken, length = _ebml_size(head[position + 4 : position + 12])
     end = position + 4 + taken + length
     return _missing("Segment", end, size) if length >= 0 and end > size else ""

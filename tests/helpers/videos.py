@@ -110,7 +110,7 @@ def make_faststart(path: Path, **settings: object) -> Path:
 
 
 def make_truncated(path: Path, source: Path | None = None, keep: float = 0.5) -> Path:
-    """The first part of ``source``; by default of an MP4 with its index in front, which demuxers read without complaint."""
+    """The first part of ``source``; by default of an MP4 with its index in front, which demuxers read to the end."""
     if source is None:
         source = make_faststart(path.with_name(path.name + ".whole.mp4"), seconds=4, pattern="noise")
         data = source.read_bytes()
@@ -122,7 +122,7 @@ def make_truncated(path: Path, source: Path | None = None, keep: float = 0.5) ->
 
 
 def make_damaged(path: Path, source: Path, *, start: float = 0.4, seed: int = 0, count: int = 40) -> Path:
-    """``source`` with bytes overwritten at random places after the share ``start`` of it (and before its last tenth)."""
+    """``source`` with bytes overwritten at random places between the share ``start`` of it and its last tenth."""
     data = bytearray(source.read_bytes())
     rng = np.random.default_rng(seed)
     for position in rng.integers(int(len(data) * start), int(len(data) * 0.9), count):
