@@ -23,6 +23,10 @@ if TYPE_CHECKING:
     from ..extract.store import FeatureStore
 
 
+STRENGTHS = ("easy", "medium", "hard")
+"""The order in which strengths of edits are shown; others follow by name."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class EvaluateConfig:
     """Score a model and the trivial solutions against a ground truth; writes results.json, queries.csv, report.html."""
@@ -64,7 +68,7 @@ class EvaluateConfig:
     max_memory_gb: float = 8.0
     """Bound on frame embeddings held in memory, in 10^9 bytes."""
     title: str = ""
-    """Of the report. Default: says what was evaluated."""
+    """Heading of the report. Default: says what was evaluated."""
     seed: int = 0
     """Of the bootstrap intervals."""
     dry_run: bool = False
@@ -155,9 +159,8 @@ def _copy_tasks(config: EvaluateConfig, rows: list[dict[str, str]], store_ids: S
         group_rows = read_ground_truth(config.groups, store_ids)
         groups = dict(group_rows.groups)
     held_out = None if config.held_out is None else set(read_ids(config.held_out))
-    known = ("easy", "medium", "hard")
     found = {row.get("strength", "") for row in rows}
-    strengths = [*(name for name in known if name in found), *sorted(found - set(known))]
+    strengths = [*(name for name in STRENGTHS if name in found), *sorted(found - set(STRENGTHS))]
     return copy_tasks(rows, store_ids, groups=groups, strengths=strengths, test_groups=held_out)
 
 
@@ -200,7 +203,13 @@ def _methods(config: EvaluateConfig) -> list[str] | None:
 
 
 def _title(tasks: Sequence[Task]) -> str:
-    return "Videos found" if len(tasks) == 1 and not tasks[0].name else "Videos found, by task"
+    if len(tasks) == 1 and not tasks[0].name:
+        return "Videos found"
+    return (
+        "Edited copies found, by strength"
+        if {task.name for task in tasks} <= set(STRENGTHS)
+        else "Videos found, by group"
+    )
 
 
 def _open_store(config: EvaluateConfig) -> FeatureStore:

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from ..core.files import publish_text
 from ..search.text import shown
 from .rankings import Match, QueryResult, TaskResult
-from .results import BASELINE, Results, collapse_warning
+from .results import BASELINE, Results, collapse_warnings
 
 TEMPLATE = Path(__file__).parent / "report.html.j2"
 MAX_QUERY_ROWS = 500
@@ -80,7 +80,7 @@ def render(
         descriptions={method.method.name: method.method.description for method in results.tasks[0].methods},
         gains={result.task.name: results.gains(result) for result in results.tasks},
         baseline=BASELINE,
-        collapse_warning=collapse_warning,
+        warnings=collapse_warnings(results),
         headline=_headline(results, shown_method),
         chart=chart(results),
         shown_method=shown_method,

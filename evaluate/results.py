@@ -147,17 +147,23 @@ def text_table(results: Results) -> str:
             interval = "no query has a positive" if other.mean is None else f"({other.low:.3f} to {other.high:.3f})"
             value = "  -  " if other.mean is None else f"{other.mean:.3f}"
             lines.append(f"  {other.method.name:<18} mAP {value} {interval}")
-            if other.collapsed and other.spread:
-                lines.append(f"    {collapse_warning(other.spread)}")
+    lines += [f"warning: {text}" for text in collapse_warnings(results)]
     return "\n".join(lines)
 
 
-def collapse_warning(spread: tuple[float, float]) -> str:
-    """What to say of a method whose scores hardly differ."""
-    return (
-        f"warning: nearly all scores lie between {spread[0]:.4f} and {spread[1]:.4f}; the embeddings have very likely "
-        "collapsed (train with a lower learning rate, or with more steps and negatives)"
-    )
+def collapse_warnings(results: Results) -> list[str]:
+    """A sentence for each method whose scores hardly differ, over all tasks."""
+    found: dict[str, list[tuple[float, float]]] = {}
+    for result in results.tasks:
+        for other in result.methods:
+            if other.collapsed and other.spread:
+                found.setdefault(other.method.name, []).append(other.spread)
+    return [
+        f"nearly all scores of {name} lie between {min(low for low, _ in spreads):.4f} and "
+        f"{max(high for _, high in spreads):.4f}: its embeddings have very likely collapsed to one point; train with a "
+        "lower learning rate, for longer, or with more negatives"
+        for name, spreads in found.items()
+    ]
 
 
 def publish(results: Results, output: str | Path) -> None:
