@@ -115,6 +115,9 @@ def run(config: EvaluateConfig) -> Results:
             "ground_truth_sha256": sha256_file(config.ground_truth),
         },
     )
+    names = [method.method.name for method in results.tasks[0].methods]
+    if config.show and config.show not in names:
+        raise UsageError(f"--show {config.show} is none of the methods evaluated: {', '.join(names)}")
     publish_evaluation(results, config.output, shards=shards, show=config.show or None, num_examples=config.examples)
     return results
 

@@ -132,6 +132,7 @@ def test_groups_can_be_split_by_a_column_and_queries_chosen(world: World, tmp_pa
         (("--methods", "pixels"), ExitCode.USAGE, "--shards"),
         (("--methods", "tca-video"), ExitCode.USAGE, "--model"),
         (("--methods", "guess"), ExitCode.USAGE, "unknown method 'guess'"),
+        (("--methods", "chance", "--show", "pixels"), ExitCode.USAGE, "--show pixels"),
         (("--split-by", "colour"), ExitCode.USAGE, "--split-by"),
         (("--held-out", "nowhere.txt"), ExitCode.USAGE, "nowhere.txt"),
         (("--model", "nowhere"), ExitCode.FAILED, "nowhere"),
