@@ -143,6 +143,13 @@ def encoder_list() -> str:
     return "; ".join(f"{name}: {kind.summary}, D = {kind.dim or 'as in the file'}" for name, kind in ENCODERS.items())
 
 
+def _frame_size(spec: EncoderSpec) -> tuple[int, int]:
+    """Short side and crop: as asked, else the encoder's own; a smaller picture is not cropped further."""
+    kind = ENCODERS[spec.name]
+    size = kind.size if spec.size is None else spec.size
+    return size, min(kind.crop, size) if spec.crop is None else spec.crop
+
+
 def _info(spec: EncoderSpec, dim: int, weights: Weights, preprocessing: Preprocessing) -> dict[str, Any]:
     return {
         "name": spec.name,
@@ -191,12 +198,9 @@ RESNET50_URL = "https://download.pytorch.org/models/resnet50-0676ba61.pth"
 
 
 def _build_resnet50(spec: EncoderSpec, device: torch.device, engine: Engine | None) -> Encoder:
-    kind = ENCODERS["resnet50"]
     if spec.input == "uint8":
         raise UsageError("--input uint8 does not fit resnet50, whose weights expect ImageNet-normalised frames")
-    preprocessing = Preprocessing(
-        kind.size if spec.size is None else spec.size, kind.crop if spec.crop is None else spec.crop, "imagenet"
-    )
+    preprocessing = Preprocessing(*_frame_size(spec), "imagenet")
     resnet = import_torchvision().models.resnet50(weights=None)
     weights = _choose_weights(spec, RESNET50_URL, "0676ba61", engine)
     if weights.path is None:
@@ -209,9 +213,7 @@ def _build_resnet50(spec: EncoderSpec, device: torch.device, engine: Engine | No
 
 
 def _build_scripted(spec: EncoderSpec, device: torch.device, engine: Engine | None) -> Encoder:
-    kind = ENCODERS["torchscript"]
-    size = kind.size if spec.size is None else spec.size
-    crop = kind.crop if spec.crop is None else spec.crop
+    size, crop = _frame_size(spec)
     weights = file_weights(Path(spec.weights))
     module = load_scripted(Path(spec.weights), device)
     found, dim = find_input(
@@ -227,5 +229,5 @@ ENCODERS: dict[str, EncoderKind] = {
     "resnet50": EncoderKind(
         "torchvision ResNet-50 with iMAC over its four stages, as TCA uses it", 3840, 256, 224, False, _build_resnet50
     ),
-    "torchscript": EncoderKind("any TorchScript file given with --weights", None, 224, 0, True, _build_scripted),
+    "torchscript": EncoderKind("any TorchScript file given with --weights", None, 256, 224, True, _build_scripted),
 }

@@ -33,11 +33,10 @@ class InputOptions:
     with a state dict, for torchscript the TorchScript file. A TorchScript file runs code: name only one you trust."""
 
     size: int | None = None
-    """Short side of the frames in pixels. Default: 256 for resnet50, 224 for torchscript."""
+    """Short side of the frames in pixels. Default: 256."""
 
     crop: int | None = None
-    """Side of the centre crop in pixels, 0 for the whole picture. Default: 224 for resnet50 (as published), the whole
-    picture for torchscript."""
+    """Side of the centre crop in pixels, 0 for the whole picture. Default: 224 (TCA: size 256, crop 224)."""
 
     input: Literal["uint8", "imagenet"] | None = None
     """What a TorchScript file takes: 0..255 as uint8, or ImageNet-normalised floats. Default: try in this order."""

@@ -1,0 +1,165 @@
+"""The commands: what they print, how they end, and that two ranks write what one writes."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from reelkin.core.errors import ExitCode
+from reelkin.extract import fit_pca, run
+from reelkin.extract.describe import Describer
+from reelkin.extract.encoders import EncoderSpec, build_encoder
+from reelkin.extract.pca import PCA
+from reelkin.extract.queries import extract_videos
+from reelkin.extract.store import FeatureStore
+from reelkin.shards.reader import ShardSet
+from reelkin.tests.extract.conftest import NAMES
+
+ROOT = Path(__file__).resolve().parents[2]
+BIN = Path(sys.executable).parent
+REAL_ENCODER = ROOT.parent / "shared/weights/mobilenet_v2_imagenet_imac.torchscript.pt"
+REAL_VIDEOS = ROOT.parent / "shared/videos"
+
+
+def tiny_flags(shards: ShardSet, tiny_file: Path) -> list[str]:
+    return [
+        *("--shards", str(shards.folder), "--encoder", "torchscript", "--weights", str(tiny_file)),
+        *("--size", "48", "--crop", "40", "--fps", "2"),
+    ]
+
+
+def test_without_arguments_they_say_what_is_missing_and_show_a_line(capfd: pytest.CaptureFixture[str]) -> None:
+    for script in (run, fit_pca):
+        with pytest.raises(SystemExit) as stop:
+            script.main([])
+        assert stop.value.code == ExitCode.USAGE
+        told = capfd.readouterr().err
+        assert "--output" in told and script.EXAMPLE in told
+
+
+@pytest.mark.parametrize(
+    "flags,words",
+    [
+        (["--encoder", "resnet50"], "give one of them: --shards FOLDER (with --encoder) or --features STORE"),
+        (["--shards", "x"], "--shards needs --encoder; resnet50: "),
+        (["--shards", "x", "--encoder", "vgg"], "'vgg' is unknown; choose from resnet50"),
+        (["--shards", "x", "--encoder", "torchscript"], "needs --weights FILE"),
+        (["--features", "x"], "--features needs --pca"),
+        (["--shards", "x", "--encoder", "resnet50", "--limit", "0"], "limit: 0 is below 1"),
+    ],
+)
+def test_flags_that_do_not_fit_are_named(flags: list[str], words: str, capfd: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stop:
+        run.main([*flags, "--output", "store"])
+    assert stop.value.code == ExitCode.USAGE
+    assert words in " ".join(capfd.readouterr().err.split())  # long messages are broken into lines
+
+
+def test_help_lists_the_encoders_with_their_dimensions(capfd: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stop:
+        run.main(["--help"])
+    assert stop.value.code == ExitCode.OK
+    told = " ".join(capfd.readouterr().out.replace("│", " ").split())
+    assert "resnet50: torchvision ResNet-50" in told and "D = 3840" in told and "torchscript: any TorchScript" in told
+
+
+def test_a_run_ends_with_counts_and_rejects_over_the_budget_with_3(
+    shards: ShardSet, tiny_file: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    flags = [*tiny_flags(shards, tiny_file), "--output", str(tmp_path / "store")]
+    assert run.main([*flags, "--dry_run"]) == ExitCode.OK
+    told = capfd.readouterr().out
+    assert "5 videos in 3 shards" in told and "about 40 frames" in told
+    assert not (tmp_path / "store").exists()
+    assert run.main(flags) == ExitCode.OK
+    told = capfd.readouterr().out
+    assert "5 videos, 40 frames of 12 dimensions; 1 rejected" in told and "rejected, not-a-video: 1" in told
+    assert run.main([*flags, "--max-reject-share", "0.1"]) == ExitCode.REJECTS
+    told = capfd.readouterr().out
+    assert "17% rejected, over --max-reject-share 10%" in told
+    assert run.main([*flags, "--fps", "1"]) == ExitCode.USAGE
+    assert "pass --rebuild" in capfd.readouterr().err
+
+
+def test_random_weights_are_named_in_the_last_lines_and_the_store(
+    shards: ShardSet, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    torch.set_num_threads(1)
+    flags = ["--shards", str(shards.folder), "--encoder", "resnet50", "--weights", "random", "--size", "32"]
+    assert run.main([*flags, "--output", str(tmp_path / "store"), "--limit", "1"]) == ExitCode.OK
+    said = capfd.readouterr()
+    assert "RANDOM WEIGHTS" in said.err and "weights random (RANDOM: nothing was learnt)" in said.out
+    store = FeatureStore.open(tmp_path / "store")
+    assert store.info["encoder"]["random_weights"] is True and store.dim == 3840
+
+
+def launch(launcher: list[str], *arguments: str, seconds: float = 240) -> None:
+    """Run a command with this interpreter's launchers first on PATH; kill its whole group on timeout."""
+    environment = {key: value for key, value in os.environ.items() if not key.startswith(("HOROVOD", "RANK", "WORLD"))}
+    environment.update(PATH=f"{BIN}{os.pathsep}{os.environ.get('PATH', '')}", OMP_NUM_THREADS="1")
+    process = subprocess.Popen(
+        [*launcher, *arguments],
+        cwd=ROOT,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+    )
+    try:
+        output, _ = process.communicate(timeout=seconds)
+    except subprocess.TimeoutExpired:
+        os.killpg(process.pid, signal.SIGKILL)
+        raise
+    assert process.returncode == 0, output
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("launcher", ["torchrun --standalone --nproc-per-node 2", "horovodrun -np 2 --gloo"])
+def test_two_ranks_write_the_store_of_one(
+    launcher: str, shards: ShardSet, tiny_file: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    words = launcher.split()
+    if words[0] == "horovodrun":
+        pytest.importorskip("horovod")
+        words.append(sys.executable)
+    flags = tiny_flags(shards, tiny_file)
+    assert run.main([*flags, "--output", str(tmp_path / "one")]) == ExitCode.OK
+    launch(words, "extract/run.py", *flags, "--output", str(tmp_path / "two"))
+    one, two = FeatureStore.open(tmp_path / "one"), FeatureStore.open(tmp_path / "two")
+    assert two.video_ids == one.video_ids == list(NAMES) and two.rejects == one.rejects
+    for name in NAMES:
+        np.testing.assert_allclose(two.features(name), one.features(name), atol=1e-3)
+        np.testing.assert_array_equal(two.times(name), one.times(name))
+
+    fit = ["--components", "4", "--frames-per-video", "5"]
+    assert fit_pca.main([*flags, *fit, "--output", str(tmp_path / "one.safetensors")]) == ExitCode.OK
+    launch(words, "extract/fit_pca.py", *flags, *fit, "--output", str(tmp_path / "two.safetensors"))
+    pca_one, pca_two = (PCA.load(tmp_path / f"{name}.safetensors") for name in ("one", "two"))
+    assert pca_two.info == pca_one.info
+    torch.testing.assert_close(pca_two.components, pca_one.components, atol=1e-5, rtol=0)
+
+    reduce = ["--features", str(tmp_path / "one"), "--pca", str(tmp_path / "one.safetensors")]
+    assert run.main([*reduce, "--output", str(tmp_path / "less_one")]) == ExitCode.OK
+    launch(words, "extract/run.py", *reduce, "--output", str(tmp_path / "less_two"))
+    assert FeatureStore.open(tmp_path / "less_two").info == FeatureStore.open(tmp_path / "less_one").info
+
+
+@pytest.mark.skipif(not REAL_ENCODER.exists(), reason="the real encoder and videos are not part of the repository")
+def test_a_real_video_looks_like_its_re_encoding_and_not_like_another() -> None:
+    torch.set_num_threads(1)
+    encoder = build_encoder(EncoderSpec("torchscript", str(REAL_ENCODER), 128, 96))
+    files = {name: REAL_VIDEOS / f"mdn_{name}" for name in ("flower.mp4", "flower.webm", "friday.mp4")}
+    found = extract_videos(files, Describer(encoder)).videos
+    assert all(list(times) == list(range(len(times))) for _, times in found.values())
+    means = {name: features.astype(np.float32).mean(axis=0) for name, (features, _) in found.items()}
+    unit = {name: mean / np.linalg.norm(mean) for name, mean in means.items()}
+    assert unit["flower.mp4"] @ unit["flower.webm"] > 0.99
+    assert unit["flower.mp4"] @ unit["friday.mp4"] < 0.9
