@@ -37,6 +37,7 @@ RECORDS = "records"
 _RECORD_FORMAT = "reelkin-shard-record"
 # Ranks meet at the end only, and their shares take unequally long; a rank that dies is noticed at once all the same.
 _DEADLINE_SECONDS = 7 * 86400.0
+_NAMED_REJECTS = 20  # per rank; the manifest names them all
 # For the rough times of a dry run: one file of a few seconds on one core, and a plain disk.
 _PROBE_SECONDS, _COPY_BYTES_PER_SECOND = 0.04, 100e6
 
@@ -212,7 +213,10 @@ def _build_shard(output: Path, group: Group, probed: Iterator[dict[str, Any] | D
                 videos.append(_accepted(entry, known, clip))
             except DataError as error:
                 videos.append(_rejected(entry, error))
-            progress.advance(rejects=int(videos[-1].status == REJECTED))
+            rejected = videos[-1].status == REJECTED
+            progress.advance(rejects=int(rejected))
+            if rejected and progress.rejects <= _NAMED_REJECTS:
+                logger.info("rejected %s: %s (%s)", entry.video_id, videos[-1].reason, videos[-1].detail)
     shard = None
     if clips:
         shard = {

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -99,9 +99,7 @@ class Plan:
         return {
             "config": self.config,
             "sha256": self.sha256,
-            "groups": [
-                {"sha256": g.sha256, "inputs": [list(_plain(i).values()) for i in g.inputs]} for g in self.groups
-            ],
+            "groups": [{"sha256": g.sha256, "inputs": [_plain(i) for i in g.inputs]} for g in self.groups],
         }
 
     @classmethod
@@ -145,8 +143,9 @@ class Plan:
         publish_json(path, record)
 
 
-def _plain(entry: VideoInput) -> dict[str, Any]:
-    return {**asdict(entry), "reason": None if entry.reason is None else entry.reason.value}
+def _plain(entry: VideoInput) -> list[Any]:
+    reason = None if entry.reason is None else entry.reason.value
+    return [entry.video_id, entry.path, entry.name, entry.bytes, entry.modified_ns, reason, entry.detail]
 
 
 def _input(values: list[Any]) -> VideoInput:

@@ -104,14 +104,13 @@ def list_videos(sources: Sequence[Path]) -> Listing:
     for candidate, video_id in zip(candidates, ids, strict=True):
         entry = _checked(candidate, video_id)
         if entry.reason is not Reason.BAD_ID:
-            real = os.path.realpath(entry.path)
-            if seen.get(entry.video_id) == real:
-                continue  # the same file, given twice
             if entry.video_id in seen:
+                if os.path.realpath(seen[entry.video_id]) == os.path.realpath(entry.path):
+                    continue  # the same file, given twice
                 text = f"another input with the id {entry.video_id!r} was given before it"
                 entry = replace(entry, reason=Reason.DUPLICATE_ID, detail=text)
             else:
-                seen[entry.video_id] = real
+                seen[entry.video_id] = entry.path
         listing.inputs.append(entry)
     listing.inputs.sort(key=lambda entry: entry.video_id)  # stable: of duplicates the first given stays first
     return listing

@@ -171,6 +171,13 @@ def test_limit_takes_the_first_ids_and_a_dry_run_writes_nothing(mixed: Path, tmp
     assert len(ShardSet.open(tmp_path / "out").videos) == 9
 
 
+def test_a_folder_without_videos_is_a_usage_error(tmp_path: Path) -> None:
+    (tmp_path / "notes.txt.bak").write_text("x")
+    with pytest.raises(UsageError, match=r"no video was found in .* \(1 files that are not videos: \.bak 1\)"):
+        build(BuildConfig((tmp_path,), tmp_path / "out"))
+    assert not (tmp_path / "out").exists()
+
+
 def test_sizes_and_bad_settings() -> None:
     assert [parse_size(text, "x") for text in ("512MB", "2 GiB", "1000", "1.5kb", "7b")] == [
         512_000_000,
@@ -199,11 +206,9 @@ def test_as_a_file_it_says_what_is_missing_what_it_did_and_how_it_ended(mixed: P
     assert os.access(SCRIPT, os.X_OK)
     nothing = run(cwd=tmp_path)
     assert nothing.returncode == 2 and "--videos" in nothing.stderr and "shards/build.py --videos" in nothing.stderr
-    (tmp_path / "empty").mkdir()
-    empty = run("--videos", "empty", "--output", "out", cwd=tmp_path)
-    assert empty.returncode == 2 and "no video was found in empty" in empty.stderr
     done = run("--videos", mixed, "--output", "out", "--max_reject_share", "0.6", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
+    assert "rejected bad_empty: empty-file (0 bytes)" in done.stderr
     assert "5 of 12 videos in 1 shards" in done.stdout and "forbidden-format 2" in done.stdout
     over = run("--videos", mixed, "--output", "out", cwd=tmp_path)
     assert over.returncode == 3 and "58% rejected" in over.stderr

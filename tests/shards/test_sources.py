@@ -50,6 +50,7 @@ def test_a_second_file_of_the_same_id_is_rejected_and_the_first_given_kept(tmp_p
 def test_the_same_file_given_twice_counts_once(tmp_path: Path) -> None:
     touch(tmp_path, "a.mp4")
     assert ids(tmp_path, tmp_path / "a.mp4", tmp_path) == ["a"]
+    assert ids(*[tmp_path / "a.mp4"] * 2) == ["a"]
 
 
 def test_order_does_not_depend_on_the_order_of_sources(tmp_path: Path) -> None:
