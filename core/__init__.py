@@ -1,1 +1,1 @@
-"""The ground floor: the engine, atomic files, ids, metrics, errors, config, logging and progress; knows nothing of video."""
+"""The ground floor: engine, atomic files, ids, metrics, errors, configuration and progress; knows nothing of video."""

@@ -1,10 +1,13 @@
-"""Which videos show the same thing: groups from pairs, and the masks that follow from them."""
+"""Ids of videos: which show the same thing (groups from pairs, masks from groups), and lists of them in files."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 
 import numpy as np
+
+from .errors import UsageError
 
 
 def connected_components(pairs: Iterable[tuple[str, str]], ids: Iterable[str] = ()) -> dict[str, int]:
@@ -57,3 +60,15 @@ def same_group(rows: np.ndarray, columns: np.ndarray) -> np.ndarray:
         bool [N, K], true where both are known and equal.
     """
     return (rows[:, None] == columns[None, :]) & (rows[:, None] >= 0)
+
+
+def read_ids(path: Path) -> list[str]:
+    """Ids of a text file, one a line; empty lines are skipped. Raises UsageError if there is none."""
+    try:
+        lines = path.read_text(encoding="utf-8", errors="surrogateescape").splitlines()
+    except OSError as error:
+        raise UsageError(f"cannot read {path}: {error.strerror}") from error
+    ids = [line.strip() for line in lines if line.strip()]
+    if not ids:
+        raise UsageError(f"{path} names no id; one a line is expected")
+    return ids

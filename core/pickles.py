@@ -29,5 +29,5 @@ def load_annotation_pickle(path: str | Path) -> Any:
         raise ReelkinError(f"cannot read the annotation {path}: {error.strerror}") from error
     except Exception as error:  # a hostile or cut pickle can raise nearly anything; none of it ran
         raise ReelkinError(
-            f"{path} was refused as an annotation ({error}); only plain dicts, lists, sets, strings and numbers are read"
+            f"{path} was refused as an annotation ({error}); only dicts, lists, sets, strings and numbers are read"
         ) from error

@@ -13,6 +13,7 @@ from torch import nn
 from ..core.config import as_dict
 from ..core.errors import ReelkinError, UsageError
 from ..core.files import read_json, sha256_file
+from ..core.ids import read_ids
 from ..search.embed import check_model
 from .copies import copy_tasks
 from .evaluation import default_methods, describe_store, evaluate_tasks, publish_evaluation
@@ -165,18 +166,6 @@ def _copy_tasks(config: EvaluateConfig, rows: list[dict[str, str]], store_ids: S
     found = {row.get("strength", "") for row in rows}
     strengths = [*(name for name in STRENGTHS if name in found), *sorted(found - set(STRENGTHS))]
     return copy_tasks(rows, store_ids, groups=groups, strengths=strengths, test_groups=held_out)
-
-
-def read_ids(path: Path) -> list[str]:
-    """Ids of a text file, one a line; empty lines are skipped. Raises UsageError if there is none."""
-    try:
-        lines = path.read_text(encoding="utf-8", errors="surrogateescape").splitlines()
-    except OSError as error:
-        raise UsageError(f"cannot read {path}: {error.strerror}") from error
-    ids = [line.strip() for line in lines if line.strip()]
-    if not ids:
-        raise UsageError(f"{path} names no id; one a line is expected")
-    return ids
 
 
 def dry_run_text(config: EvaluateConfig) -> str:

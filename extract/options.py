@@ -118,6 +118,9 @@ class FitPcaConfig(InputOptions):
     whiten: bool = True
     """Give every kept dimension variance 1."""
 
+    video_ids: Path | None = None
+    """File with one video id a line: fit on these only, for example on training videos. Default: all."""
+
     frames_per_video: int = 10
     """Frames drawn from each video at random, without repetition; all of a shorter one."""
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import shutil
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -45,17 +45,21 @@ def fit_on_store(
     seed: int = 0,
     whiten: bool = True,
     limit: int | None = None,
+    only: Collection[str] | None = None,
 ) -> PCA:
     """Fit a PCA on a sample of a store's frames; the ranks share the videos, and all return the same PCA.
 
+    Args:
+        only: ids of the videos to sample; None: all. ``limit`` counts among these.
+
     Raises:
-        UsageError: the store's features went through a PCA already.
+        UsageError: the store's features went through a PCA already, or none of ``only`` is in it.
         ReelkinError: fewer directions than components.
     """
     if store.info.get("pca"):
         raise UsageError(f"{store.path} was made with a PCA; fit on a store without one")
     total = CovarianceSum(store.dim)
-    video_ids = store.video_ids[:limit]
+    video_ids = _chosen(store.video_ids, only, store.path)[:limit]
     for video_id in video_ids[engine.rank :: engine.size]:
         picked = draw_frames(video_id, store.num_frames(video_id), frames_per_video, seed)
         total.add(store.features(video_id)[picked])
@@ -73,12 +77,14 @@ def fit_on_shards(
     seed: int = 0,
     whiten: bool = True,
     limit: int | None = None,
+    only: Collection[str] | None = None,
 ) -> PCA:
     """Like `fit_on_store`, on frames that are decoded and encoded for it. Of a video cut into several clips, frames are
     drawn from each clip in equal number. Damaged clips are left out and counted in a warning."""
     if describer.pca is not None:
         raise ValueError("the describer must be without a PCA")
-    work = list_work(shards, shards.videos[:limit])
+    accepted = {video.video_id: video for video in shards.videos if video.status == "ok"}
+    work = list_work(shards, [accepted[name] for name in _chosen(list(accepted), only, shards.folder)[:limit]])
     share = share_out(work, engine.size)[engine.rank]
     total = CovarianceSum(describer.dim)
     damaged = 0
@@ -107,6 +113,18 @@ def fit_on_shards(
     num_videos = sum(len(item.videos) for item in work)
     info = _record(describer.encoder.info, num_videos, frames_per_video, seed, {"fps": describer.fps})
     return _solve(total, engine, num_components, whiten, info)
+
+
+def _chosen(video_ids: Sequence[str], only: Collection[str] | None, where: Path) -> list[str]:
+    if only is None:
+        return list(video_ids)
+    wanted = set(only)
+    found = [video_id for video_id in video_ids if video_id in wanted]
+    if not found:
+        raise UsageError(f"video_ids: none of the {len(wanted)} named videos is in {where} ({sorted(wanted)[0]!r} ...)")
+    if len(found) < len(wanted):
+        log.warning("%d of %d named videos are not in %s", len(wanted) - len(found), len(wanted), where)
+    return found
 
 
 def _record(

@@ -9,6 +9,7 @@ import numpy as np
 
 from ..core.engine import Engine, start
 from ..core.errors import ExitCode, UsageError
+from ..core.ids import read_ids
 from ..core.logs import setup_logging
 from ..shards.manifest import VideoRow
 from ..shards.reader import ShardSet
@@ -92,6 +93,7 @@ def run_fit_pca(config: FitPcaConfig) -> int:
     """Do what ``extract/fit_pca.py`` was asked; returns its exit code."""
     with start(config.backend) as engine:
         setup_logging(engine.rank)
+        only = None if config.video_ids is None else read_ids(config.video_ids)
         if config.features is not None:
             store = FeatureStore.open(config.features)
             if config.dry_run:
@@ -104,6 +106,7 @@ def run_fit_pca(config: FitPcaConfig) -> int:
                 seed=config.seed,
                 whiten=config.whiten,
                 limit=config.limit,
+                only=only,
             )
         else:
             if config.shards is None:
@@ -121,6 +124,7 @@ def run_fit_pca(config: FitPcaConfig) -> int:
                 seed=config.seed,
                 whiten=config.whiten,
                 limit=config.limit,
+                only=only,
             )
         if engine.is_main:
             pca.save(config.output)

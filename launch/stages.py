@@ -8,10 +8,10 @@ import sys
 import time
 from pathlib import Path
 
-import reelkin
-from reelkin.core.errors import ExitCode, ReelkinError
+from ..core.errors import ExitCode, ReelkinError
+from .run_ranks import choose_launcher, launcher_prefix, run_ranks
 
-ROOT = Path(reelkin.__file__).resolve().parent
+ROOT = Path(__file__).resolve().parent.parent
 
 
 class Stages:
@@ -28,25 +28,40 @@ class Stages:
         self.count = count
         self.seconds: dict[str, float] = {}
 
-    def run(self, title: str, script: str, *arguments: str | Path, launcher: list[str] | None = None) -> None:
+    def run(self, title: str, script: str, *arguments: object, ranks: int = 1, output: Path | None = None) -> None:
         """Run ``script`` (a path inside the package, such as "shards/build.py") and wait for it.
 
         Args:
             title: what the stage does, for a person.
-            arguments: its flags.
-            launcher: what stands before the script, such as ["horovodrun", "-np", "2"]; the stage's own interpreter
-                is used in any case.
+            arguments: its flags and their values, written as ``str`` gives them.
+            ranks: above 1, the stage runs under horovodrun, or under torchrun where Horovod is missing (said aloud).
+            output: the stage's output folder, whose outcome.json holds its exit code; only for several ranks.
 
         Raises:
             ReelkinError: the stage failed; the message holds the command line. More rejects than the stage's budget
                 is not a failure here: the rejected rows say what happened.
         """
-        words = [str(argument) for argument in arguments]
-        shown = shlex.join([*(Path(word).name if word == launcher[0] else word for word in launcher or []), script, *words])
+        words = [script, *(str(argument) for argument in arguments)]
+        command = [sys.executable, str(ROOT / script), *words[1:]]
+        launcher = ""
+        if ranks > 1:
+            launcher, trouble = choose_launcher()
+            if trouble:
+                print(f"  {trouble}. `reelkin doctor` says what to install", flush=True)
+            words = {"horovod": ["horovodrun", "-np"], "torch": ["torchrun", "--nproc-per-node"]}[launcher] + [
+                str(ranks),
+                *words,
+            ]
+        shown = shlex.join(words)
         print(f"\n[{len(self.seconds) + 1}/{self.count}] {title}\n  $ {shown}", flush=True)
         started = time.monotonic()
-        finished = subprocess.run([*(launcher or []), sys.executable, str(ROOT / script), *words], check=False)
+        if launcher:
+            code = run_ranks([*launcher_prefix(ranks, launcher), *command], ranks, output=output)
+        else:
+            code = subprocess.run(command, check=False).returncode
         self.seconds[title] = time.monotonic() - started
-        if finished.returncode not in (ExitCode.OK, ExitCode.REJECTS):
-            raise ReelkinError(f"the stage ended with exit code {finished.returncode}; to try it alone: {shown}")
+        if code == ExitCode.STOPPED:
+            raise KeyboardInterrupt
+        if code not in (ExitCode.OK, ExitCode.REJECTS):
+            raise ReelkinError(f"the stage ended with exit code {code}; to try it alone: {shown}")
         print(f"  done in {self.seconds[title]:.0f} s", flush=True)

@@ -307,6 +307,21 @@ def test_fitting_on_shards_and_on_their_store_agree(
     assert not np.allclose(other_seed.mean, from_store.mean, atol=1e-3)
 
 
+def test_fitting_on_named_videos_sees_no_others(
+    shards: ShardSet, tmp_path: Path, tiny: MakeDescriber, engine: Engine
+) -> None:
+    store = extract_store(shards, tmp_path / "raw", tiny(), engine)
+    only = set(store.video_ids[1:3])
+    whole = np.concatenate([store.features(video_id) for video_id in sorted(only)]).astype(np.float64)
+    fitted = fit_on_store(store, 3, engine, frames_per_video=1000, only=only)
+    np.testing.assert_allclose(fitted.mean, whole.mean(axis=0), atol=1e-5)
+    assert fitted.info["num_samples"] == len(whole)
+    from_shards = fit_on_shards(shards, tiny(), 3, engine, frames_per_video=1000, only=only)
+    assert from_shards.info["num_samples"] == len(whole)
+    with pytest.raises(UsageError, match="none of the 1 named videos"):
+        fit_on_store(store, 3, engine, only={"nowhere"})
+
+
 def test_drawn_frames_do_not_repeat_and_depend_on_seed_and_video_only() -> None:
     drawn = draw_frames("v", 100, 10, seed=0)
     assert len(set(drawn)) == 10 and (np.diff(drawn) > 0).all() and drawn.max() < 100

@@ -1,0 +1,229 @@
+#!/usr/bin/env python3
+"""The demo: raw videos become shards, features, a trained model, an index, scores and a report, one command a stage.
+
+Every stage is started as a user would start it, and its command line is shown. The figures are honest by construction:
+the videos are split by what they show, PCA and model are fitted on edited copies of one half, and the table is computed
+on edited copies of the other half, which shares no picture with it.
+"""
+
+from __future__ import annotations
+
+import csv
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rich.box import SIMPLE
+from rich.console import Console
+from rich.table import Table
+
+from reelkin.core.config import as_dict, command, parse
+from reelkin.core.errors import ExitCode, ReelkinError, UsageError
+from reelkin.core.files import publish_json, publish_text, read_json
+from reelkin.launch.split import Split, groups_csv_in, read_groups, split_by_group, write_csv
+from reelkin.launch.stages import Stages
+from reelkin.shards.sources import list_videos
+
+EXAMPLE = "reelkin demo --videos my-videos --encoder encoder.pt --output demo-run"
+STRENGTHS = ("easy", "medium", "hard")
+
+
+@dataclass(frozen=True, kw_only=True)
+class DemoConfig:
+    """Run the whole pipeline on your own videos, or on scenes that the demo renders itself."""
+
+    videos: Path | None = None
+    """Folder of videos. Default: 24 scenes are rendered."""
+    groups: Path | None = None
+    """CSV with the columns file (or video_id) and group: which of the videos show the same thing. Default: a CSV in
+    the videos' folder that has the columns file and group; without one, each video is taken to show something else."""
+    encoder: Path | None = None
+    """TorchScript frame encoder. Default: torchvision's ResNet-50 with its ImageNet weights where they can be
+    downloaded, else with random ones (said aloud)."""
+    output: Path = Path("demo-run")
+    """Folder for everything the demo writes; stages that an earlier run finished are not repeated."""
+    small: bool = False
+    """Fewer scenes, copies and steps, to see that everything runs; the scores then mean little and are not judged."""
+    seed: int = 0
+    """Changes scenes, split, edits and training."""
+
+    def __post_init__(self) -> None:
+        if self.videos is not None and not self.videos.is_dir():
+            raise UsageError(f"--videos {self.videos}: there is no such folder")
+        for name, path in (("groups", self.groups), ("encoder", self.encoder)):
+            if path is not None and not path.is_file():
+                raise UsageError(f"--{name} {path}: there is no such file")
+
+
+@command
+def main(argv: Sequence[str] | None = None) -> int:
+    config = parse(DemoConfig, argv, prog="reelkin demo", example=EXAMPLE)
+    started = time.monotonic()
+    claim(config)
+    stages = Stages(count=9 if config.videos else 10)
+    videos = config.videos or render(config, stages)
+    split = make_split(config, videos)
+    edit(config, split, stages)
+    learn(config, videos, stages)
+    results = judge(config, stages)
+    return conclude(config, results, stages, time.monotonic() - started)
+
+
+def claim(config: DemoConfig) -> None:
+    """Make the output folder, or make sure that the earlier run in it was of the same configuration."""
+    facts = {key: value for key, value in as_dict(config).items() if key != "output"}
+    path = config.output / "demo.json"
+    if path.exists() and read_json(path)["config"] != facts:
+        raise ReelkinError(
+            f"{config.output} holds a demo of another configuration ({path}); remove that folder, or name another one "
+            "with --output (make demo OUTPUT=...)"
+        )
+    publish_json(path, {"config": facts})
+
+
+def render(config: DemoConfig, stages: Stages) -> Path:
+    """Scenes for a demo without videos of its own; returns their folder."""
+    folder = config.output / "videos"
+    count, seconds = (8, 4) if config.small else (24, 8)
+    stages.run(
+        "Scenes: videos painted by the project itself",
+        "shards/scenes.py",
+        *("--output", folder, "--count", str(count), "--seconds", str(seconds)),
+        *("--seed", str(config.seed)),
+    )
+    return folder
+
+
+def make_split(config: DemoConfig, videos: Path) -> Split:
+    """Split the videos into two halves that show different things, and write the lists that the stages read."""
+    inputs = [entry for entry in list_videos([videos]).inputs if entry.reason is None]
+    groups_csv = config.groups or groups_csv_in(videos)
+    if groups_csv:
+        print(f"\n{groups_csv} says which videos show the same thing", flush=True)
+        groups = read_groups(groups_csv, inputs)
+    else:
+        groups = {entry.video_id: entry.video_id for entry in inputs}
+    split = split_by_group(groups, config.seed)
+    path_of = {entry.video_id: str(Path(entry.path).resolve()) for entry in inputs}
+    for name, ids in (("training", split.training), ("held-out", split.held_out)):
+        write_csv(config.output / f"{name}.csv", ["video_id", "path"], [(each, path_of[each]) for each in ids])
+    write_csv(config.output / "groups.csv", ["video_id", "group"], sorted(split.groups.items()))
+    publish_text(config.output / "held-out-groups.txt", "\n".join(sorted({groups[x] for x in split.held_out})) + "\n")
+    print(f"{len(split.training)} videos to train on, {len(split.held_out)} others held out", flush=True)
+    return split
+
+
+def edit(config: DemoConfig, split: Split, stages: Stages) -> None:
+    """Edited copies of each half by itself, so that no training copy shows a held-out video."""
+    rows: list[dict[str, str]] = []
+    for name in ("training", "held-out"):
+        folder = config.output / f"copies-{name}"
+        stages.run(
+            f"Edited copies of the {name} videos: {', '.join(STRENGTHS)}",
+            "shards/edits.py",
+            *("--videos", config.output / f"{name}.csv", "--output", folder),
+            *("--per-strength", "1" if config.small else "2", "--short-side", "240", "--max-seconds", "20"),
+            *("--seed", str(config.seed), "--workers", "2"),
+        )
+        with open(folder / "edits.csv", encoding="utf-8", newline="") as file:
+            rows += csv.DictReader(file)
+    write_csv(config.output / "copies.csv", list(rows[0]), [list(row.values()) for row in rows])
+    group_of = dict(split.groups) | {row["copy_id"]: split.groups[row["source_id"]] for row in rows}
+    held_groups = {split.groups[video_id] for video_id in split.held_out}
+    held_rows = [(video_id, group) for video_id, group in group_of.items() if group in held_groups]
+    write_csv(config.output / "held-out-groups.csv", ["video_id", "group"], sorted(held_rows))
+    trained = sorted(set(group_of) - {video_id for video_id, _ in held_rows})
+    publish_text(config.output / "training-ids.txt", "\n".join(trained) + "\n")
+
+
+def learn(config: DemoConfig, videos: Path, stages: Stages) -> None:
+    """Shards, features, PCA, a trained model and its index."""
+    out = config.output
+    stages.run(
+        "Shards: every file probed, packed and verified",
+        "shards/build.py",
+        *("--videos", videos, out / "copies-training", out / "copies-held-out"),
+        *("--output", out / "shards", "--max-reject-share", "1"),
+    )
+    encoder = ["torchscript", "--weights", str(config.encoder)] if config.encoder else ["resnet50", "--weights", "auto"]
+    stages.run(
+        "Frame features: a frame a second through the encoder",
+        "extract/run.py",
+        *("--shards", out / "shards", "--encoder", *encoder, "--output", out / "frames", "--max-reject-share", "1"),
+    )
+    stages.run(
+        "PCA with whitening, fitted on the training half",
+        "extract/fit_pca.py",
+        *("--features", out / "frames", "--video-ids", out / "training-ids.txt", "--frames-per-video", "10"),
+        *("--components", "32" if config.small else "128", "--output", out / "pca.safetensors"),
+    )
+    stages.run(
+        "Features: the PCA applied to all frames",
+        "extract/run.py",
+        *("--features", out / "frames", "--pca", out / "pca.safetensors", "--output", out / "features"),
+        *("--max-reject-share", "1"),
+    )
+    stages.run(
+        "Training: the TCA transformer on two ranks, without labels",
+        "train/run.py",
+        *("--recipe", "tca", "--features", out / "features"),
+        *("--copies", out / "copies-training" / "edits.csv", "--validate-groups", out / "held-out-groups.csv"),
+        *("--steps", "20" if config.small else "300", "--mining", "topk", "--compression", "fp16"),
+        *("--seed", str(config.seed), "--output", out / "run"),
+        ranks=2,
+        output=out / "run",
+    )
+    stages.run(
+        "Index of all videos",
+        "search/run.py",
+        *("index", "--features", out / "features", "--model", out / "run" / "model", "--output", out / "index"),
+    )
+
+
+def judge(config: DemoConfig, stages: Stages) -> dict[str, Any]:
+    """Evaluate on the held-out half; returns the content of results.json."""
+    out = config.output
+    stages.run(
+        "Evaluation and report: copies of the held-out videos, found among all",
+        "evaluate/run.py",
+        *("--ground-truth", out / "copies.csv", "--features", out / "features"),
+        *("--index", out / "index", "--shards", out / "shards", "--groups", out / "groups.csv"),
+        *("--held-out", out / "held-out-groups.txt", "--output", out / "results"),
+    )
+    return read_json(out / "results" / "results.json")
+
+
+def conclude(config: DemoConfig, results: dict[str, Any], stages: Stages, seconds: float) -> int:
+    """Say what came out and what to try next; the exit code says whether training paid."""
+    scores = {task["name"]: {each["method"]: each for each in task["methods"]} for task in results["tasks"]}
+    table = Table(title="mAP on videos that training never saw (95 % interval), by strength of the edits", box=SIMPLE)
+    table.add_column("method", no_wrap=True)
+    for strength in scores:
+        table.add_column(strength, no_wrap=True, justify="right")
+    for name in scores[STRENGTHS[0]]:
+        each = [scores[strength][name] for strength in scores]
+        table.add_row(name, *(f"{one['map']:.3f} ({one['low']:.2f}-{one['high']:.2f})" for one in each))
+    print(flush=True)
+    Console(width=max(100, Console().width)).print(table)
+    mean = {name: sum(scores[s][name]["map"] for s in scores) / len(scores) for name in ("mean-pool", "tca-video")}
+    publish_json(
+        config.output / "outcome.json",
+        {"seconds": round(seconds, 1), "stages": {k: round(v, 1) for k, v in stages.seconds.items()}, "mean_map": mean},
+    )
+    out = config.output
+    query = f"search/run.py query --index {out}/index --videos YOUR-VIDEO.mp4"
+    print(f"Report, opens in any browser: {out / 'results' / 'report.html'}")
+    print(f"All of it took {seconds / 60:.1f} minutes. Next, find a video of your own:\n  {query}", flush=True)
+    if not config.small and mean["tca-video"] < mean["mean-pool"]:
+        raise ReelkinError(
+            f"training made things worse: mean mAP {mean['tca-video']:.3f} at TCA's video level, "
+            f"{mean['mean-pool']:.3f} by mean pooling of the same features"
+        )
+    return ExitCode.OK
+
+
+if __name__ == "__main__":
+    sys.exit(main())
