@@ -1,0 +1,88 @@
+"""The aggregators by name: from a video's frame features to one embedding.
+
+Every aggregator is an ``nn.Module`` with ``name``, ``config``, ``forward(features [N, T, D], lengths [N], keys=None) ->
+[N, D]`` (unit rows) and ``encode(features, lengths, keys=None) -> [N, T, D]`` (unit rows, zeros past the end); ``keys``
+are the samples' dropout keys. A new one needs a class, a config dataclass with a field ``dim``, and a line in the
+table.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol, cast
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from ..core.errors import UsageError
+from .frames import masked_mean, unit_frames, valid_frames
+from .tca import TCA, TCAConfig
+
+
+class Aggregator(Protocol):
+    """What the rest of the package expects of an aggregator besides being an ``nn.Module``."""
+
+    name: str
+    config: Any
+
+    def forward(self, features: torch.Tensor, lengths: torch.Tensor, keys: torch.Tensor | None = None) -> torch.Tensor:
+        """Video embeddings [N, D]."""
+        ...
+
+    def encode(self, features: torch.Tensor, lengths: torch.Tensor, keys: torch.Tensor | None = None) -> torch.Tensor:
+        """Frame embeddings [N, T, D]."""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class MeanPoolingConfig:
+    """Mean pooling has no parameter."""
+
+    dim: int
+    """Dimension of the frame features and of the embedding."""
+
+
+class MeanPooling(nn.Module):
+    """The mean of a video's frame features, L2-normalised: the baseline that a trained aggregator has to beat."""
+
+    name = "mean"
+
+    def __init__(self, config: MeanPoolingConfig) -> None:
+        super().__init__()
+        self.config = config
+
+    def forward(self, features: torch.Tensor, lengths: torch.Tensor, keys: torch.Tensor | None = None) -> torch.Tensor:
+        """Embeddings [N, D], unit rows, of features [N, T, D] with lengths int64 [N]; raises as `valid_frames`."""
+        return F.normalize(masked_mean(features, valid_frames(features, lengths)), dim=-1)
+
+    def encode(self, features: torch.Tensor, lengths: torch.Tensor, keys: torch.Tensor | None = None) -> torch.Tensor:
+        """The frames themselves [N, T, D], as unit rows, zeros past each video's end."""
+        return unit_frames(features, valid_frames(features, lengths))
+
+
+AGGREGATORS: dict[str, tuple[type, type[nn.Module]]] = {
+    TCA.name: (TCAConfig, TCA),
+    MeanPooling.name: (MeanPoolingConfig, MeanPooling),
+}
+
+
+def build_aggregator(name: str, fields: Mapping[str, Any]) -> nn.Module:
+    """Make an aggregator.
+
+    Args:
+        name: a key of `AGGREGATORS`.
+        fields: of its config dataclass.
+
+    Raises:
+        UsageError: no such aggregator, a field that it does not have, or a value that it refuses.
+    """
+    if name not in AGGREGATORS:
+        raise UsageError(f"there is no aggregator {name!r}; choose one of {', '.join(sorted(AGGREGATORS))}")
+    config_class, module_class = AGGREGATORS[name]
+    known = {field.name for field in dataclasses.fields(config_class)}
+    if unknown := sorted(set(fields) - known):
+        raise UsageError(f"aggregator {name} has no field {', '.join(unknown)}; it has {', '.join(sorted(known))}")
+    return cast(nn.Module, module_class(config_class(**fields)))

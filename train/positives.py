@@ -1,0 +1,186 @@
+"""Which stored videos are anchors, what may be their positives, and which group each video belongs to."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..core.errors import ReelkinError
+from ..core.ids import connected_components
+from .labels import Labels
+
+NO_GROUP = -1
+
+
+@dataclass(frozen=True)
+class Positives:
+    """Labels brought together with the videos that are there.
+
+    A training item is one annotated pair, or a video of a group (its positive is drawn from the others), or, without
+    labels, a video alone (its positive is another edit of itself).
+
+    Attributes:
+        video_ids: the videos that training may touch; V of them. Elsewhere a video is its position in this list.
+        groups: int64 [V, G], first the video's connected component of everything known to show the same thing, then the
+            components of which it shows a part (joined copies), filled up with -1.
+        anchors: int64 [I], the first video of each item.
+        partners: int64 [I, 2], for each item the range of ``members`` from which its positive is drawn.
+        members: int64 [M], videos; see ``partners``. The anchor itself is passed over where the range holds others.
+        negatives: int64 [B], videos that may be drawn as additional negatives.
+        undirected: an item's anchor and positive may change places (pairs).
+        summary: what was found and what is missing, for people.
+    """
+
+    video_ids: list[str]
+    groups: NDArray[np.int64]
+    anchors: NDArray[np.int64]
+    partners: NDArray[np.int64]
+    members: NDArray[np.int64]
+    negatives: NDArray[np.int64]
+    undirected: bool
+    summary: str
+
+    @property
+    def num_items(self) -> int:
+        """Training items; an epoch visits each once."""
+        return len(self.anchors)
+
+    def __repr__(self) -> str:
+        return f"Positives({len(self.video_ids)} videos, {self.num_items} items: {self.summary})"
+
+    def draw(self, item: int, rng: np.random.Generator) -> tuple[int, int]:
+        """The item's (anchor, positive), as positions in ``video_ids``; equal for a video alone."""
+        anchor = int(self.anchors[item])
+        begin, end = self.partners[item]
+        others = self.members[begin:end]
+        others = others[others != anchor]
+        positive = int(others[rng.integers(len(others))]) if len(others) else anchor
+        if self.undirected and rng.integers(2):
+            return positive, anchor
+        return anchor, positive
+
+    def digest(self) -> str:
+        """sha256 (hex) of all of it: two runs with the same digest see the same items under the same numbers."""
+        hasher = hashlib.sha256("\n".join(self.video_ids).encode("utf-8", errors="surrogateescape"))
+        for array in (self.groups, self.anchors, self.partners, self.members, self.negatives):
+            hasher.update(array.tobytes())
+        return hasher.hexdigest()
+
+
+def match_labels(video_ids: Sequence[str], labels: Labels | None, held_out: frozenset[str] = frozenset()) -> Positives:
+    """Bring labels and stored videos together.
+
+    Args:
+        video_ids: the videos of the feature store.
+        labels: None makes every video an item of its own.
+        held_out: videos kept for validation; they, everything in their connected components, and what shows a part of
+            those, are left out.
+
+    Raises:
+        ReelkinError: nothing remains to train on; the message says why.
+    """
+    known = groups_of(video_ids, labels)
+    closed = {known[video_id] for video_id in held_out if video_id in known}
+    parts = {video_id for video_id, other in labels.overlaps if known.get(other) in closed} if labels else set()
+    kept = [video_id for video_id in video_ids if known[video_id] not in closed and video_id not in parts]
+    number = {video_id: position for position, video_id in enumerate(kept)}
+    pairs = [(a, b) for a, b in labels.pairs if a != b] if labels else []
+    whole = list(dict.fromkeys((number[a], number[b]) for a, b in pairs if a in number and b in number))
+    if labels is None:
+        anchors = members = np.arange(len(kept), dtype=np.int64)
+        partners = np.stack([anchors, anchors + 1], axis=1)
+        summary = f"{len(kept)} videos without labels; positives are edits of the features"
+    elif labels.groups:
+        anchors, partners, members = _items_of_groups(kept, number, labels)
+        summary = _group_summary(labels, number, closed, anchors)
+    else:
+        anchors = np.array([a for a, _ in whole], dtype=np.int64)
+        members = np.array([b for _, b in whole], dtype=np.int64)
+        partners = np.arange(len(whole), dtype=np.int64)[:, None] + np.array([0, 1])
+        summary = _pair_summary(labels, known, closed, len(whole))
+    if len(anchors) == 0:
+        raise ReelkinError(f"nothing to train on: {summary}. Check that the ids are those of the feature store")
+    pool = [number[video_id] for video_id in labels.negatives if video_id in number] if labels else []
+    return Positives(
+        video_ids=kept,
+        groups=_group_table(kept, known, labels),
+        anchors=anchors,
+        partners=partners.astype(np.int64),
+        members=members,
+        negatives=np.array(pool or range(len(kept)), dtype=np.int64),
+        undirected=bool(pairs) and not (labels and labels.groups),
+        summary=summary,
+    )
+
+
+def groups_of(video_ids: Sequence[str], labels: Labels | None) -> dict[str, int]:
+    """Connected component of every stored and every labelled video.
+
+    Videos of pairs that are not stored count too: two stored copies of a missing original show the same thing.
+    """
+    if labels is None:
+        return connected_components([], video_ids)
+    edges = list(labels.pairs)
+    video_ids = [*video_ids, *(other for _, other in labels.overlaps)]
+    first: dict[str, str] = {}
+    for video_id, group in labels.groups.items():
+        edges.append((first.setdefault(group, video_id), video_id))
+    return connected_components(edges, video_ids)
+
+
+def _group_table(kept: Sequence[str], known: dict[str, int], labels: Labels | None) -> NDArray[np.int64]:
+    """int64 [V, G]: each video's component first, then those of which it shows a part, then `NO_GROUP`."""
+    rows: dict[str, list[int]] = {video_id: [known[video_id]] for video_id in kept}
+    for video_id, other in labels.overlaps if labels else []:
+        if video_id in rows and other in known and known[other] not in rows[video_id]:
+            rows[video_id].append(known[other])
+    width = max(map(len, rows.values()), default=1)
+    return np.array([row + [NO_GROUP] * (width - len(row)) for row in rows.values()], dtype=np.int64).reshape(-1, width)
+
+
+def _items_of_groups(
+    kept: Sequence[str], number: dict[str, int], labels: Labels
+) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
+    by_group: dict[str, list[int]] = {}
+    for video_id in kept:
+        if video_id in labels.groups:
+            by_group.setdefault(labels.groups[video_id], []).append(number[video_id])
+    anchors: list[int] = []
+    partners: list[tuple[int, int]] = []
+    members: list[int] = []
+    for group in sorted(by_group):
+        if len(by_group[group]) > 1:
+            begin = len(members)
+            members += by_group[group]
+            anchors += by_group[group]
+            partners += [(begin, len(members))] * len(by_group[group])
+    return (
+        np.array(anchors, dtype=np.int64),
+        np.array(partners, dtype=np.int64).reshape(-1, 2),
+        np.array(members, dtype=np.int64),
+    )
+
+
+def _pair_summary(labels: Labels, known: dict[str, int], closed: set[int], used: int) -> str:
+    text = f"{used} of {len(labels.pairs)} pairs of {labels.source}"
+    held = sum(known[a] in closed for a, _ in labels.pairs)
+    missing = len(set(labels.pairs)) - used - held
+    if held:
+        text += f", {held} held out"
+    return text + (f", {missing} left out (a video is not in the store, or paired with itself)" if missing > 0 else "")
+
+
+def _group_summary(labels: Labels, number: dict[str, int], closed: set[int], anchors: NDArray[np.int64]) -> str:
+    found = [video_id for video_id in labels.groups if video_id in number]
+    num_groups = len({labels.groups[video_id] for video_id in found})
+    text = f"{len(anchors)} videos with a positive in {num_groups} groups of {labels.source}"
+    if closed:
+        text += f", {len(closed)} groups held out"
+    elif len(found) < len(labels.groups):
+        absent = [video_id for video_id in labels.groups if video_id not in number]
+        text += f", {len(absent)} videos of it are not in the store (such as {absent[0]!r})"
+    return text

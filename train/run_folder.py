@@ -1,0 +1,142 @@
+"""The folder of a training run: what was asked for, what happened, checkpoints, and how it ended.
+
+    config.json               the resolved configuration, versions, git commit, hashes of the inputs
+    metrics.jsonl             a JSON object per logged step
+    checkpoints/step-000123/  state.pt, meta.json and COMPLETE (sha256 of both); a folder without it is not a checkpoint
+    LAST                      name of the newest checkpoint
+    model/                    the trained model, once the run is complete
+    outcome.json              exit code, reason, steps; "running" from the start on, so that a killed run shows
+
+Only rank 0 touches it. States are read with ``weights_only=True``: a checkpoint cannot run code.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import platform
+import re
+import shutil
+import subprocess
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from ..core.errors import ReelkinError
+from ..core.files import publish_json, publish_text, publishing_folder, read_json, sha256_file
+
+log = logging.getLogger("reelkin.train")
+_STEP = re.compile(r"step-(\d+)")
+
+
+class RunFolder:
+    """A run's folder at ``path``; made when first written to."""
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+        self.checkpoints = self.path / "checkpoints"
+        self.model = self.path / "model"
+
+    # -- checkpoints
+
+    def save_checkpoint(self, step: int, state: Mapping[str, Any], meta: Mapping[str, Any], keep: int) -> Path:
+        """Publish a checkpoint, point LAST at it, then remove all but the newest ``keep``.
+
+        Args:
+            step: updates done.
+            state: tensors, plain values, and dicts and lists of them.
+            meta: JSON-able; read back without loading the state.
+        """
+        folder = self.checkpoints / f"step-{step:06d}"
+        with publishing_folder(folder) as temporary:
+            torch.save(dict(state), temporary / "state.pt")
+            publish_json(temporary / "meta.json", {**meta, "step": step})
+            sums = {name: sha256_file(temporary / name) for name in ("state.pt", "meta.json")}
+            publish_json(temporary / "COMPLETE", sums)
+        publish_text(self.path / "LAST", folder.name + "\n")
+        for old in self._steps()[:-keep]:
+            try:
+                shutil.rmtree(self.checkpoints / f"step-{old:06d}")
+            except OSError as error:  # an old checkpoint too many harms nobody; the run goes on
+                log.warning("cannot remove the old checkpoint of step %d: %s", old, error)
+        return folder
+
+    def last_checkpoint(self) -> Path | None:
+        """The newest complete checkpoint: the one that LAST names, else the newest whose files match COMPLETE."""
+        pointer = self.path / "LAST"
+        named = [pointer.read_text().strip()] if pointer.exists() else []
+        newest = [f"step-{step:06d}" for step in reversed(self._steps())]
+        for name in dict.fromkeys(named + newest):
+            if _STEP.fullmatch(name) and self._is_complete(self.checkpoints / name):
+                return self.checkpoints / name
+            log.warning("%s is not a complete checkpoint; looking for an older one", self.checkpoints / name)
+        return None
+
+    @staticmethod
+    def read_meta(folder: Path) -> dict[str, Any]:
+        """A checkpoint's meta.json: what was given to `save_checkpoint`, and the step."""
+        return dict(read_json(folder / "meta.json"))
+
+    def _steps(self) -> list[int]:
+        if not self.checkpoints.is_dir():
+            return []
+        found = (_STEP.fullmatch(entry.name) for entry in self.checkpoints.iterdir() if (entry / "COMPLETE").is_file())
+        return sorted(int(match[1]) for match in found if match)
+
+    @staticmethod
+    def _is_complete(folder: Path) -> bool:
+        try:
+            sums = read_json(folder / "COMPLETE")
+            return {"state.pt", "meta.json"} <= set(sums) and all(
+                sha256_file(folder / name) == digest for name, digest in sums.items()
+            )
+        except (ReelkinError, OSError, AttributeError, TypeError):
+            return False
+
+    # -- metrics and outcome
+
+    def log_metrics(self, row: Mapping[str, Any]) -> None:
+        """Add a line to metrics.jsonl; what is not finite is written as null."""
+        clean = {
+            key: None if isinstance(value, float) and not np.isfinite(value) else value for key, value in row.items()
+        }
+        self.path.mkdir(parents=True, exist_ok=True)
+        with open(self.path / "metrics.jsonl", "a", encoding="utf-8") as file:
+            file.write(json.dumps(clean) + "\n")
+
+    def metrics(self) -> list[dict[str, Any]]:
+        """All rows of metrics.jsonl; a last line that was cut off by a crash is passed over."""
+        path = self.path / "metrics.jsonl"
+        rows: list[dict[str, Any]] = []
+        for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else []:
+            try:
+                rows.append(json.loads(line))
+            except ValueError:
+                continue
+        return rows
+
+    def truncate_metrics(self, step: int) -> None:
+        """Drop rows of steps after ``step``: they will be made again."""
+        kept = [row for row in self.metrics() if row.get("step", 0) <= step]
+        publish_text(self.path / "metrics.jsonl", "".join(json.dumps(row) + "\n" for row in kept))
+
+    def write_outcome(self, exit_code: int | None, reason: str, **facts: Any) -> None:
+        """Say how the run stands; ``exit_code`` None while it is running."""
+        publish_json(self.path / "outcome.json", {"exit_code": exit_code, "reason": reason, **facts})
+
+
+def versions() -> dict[str, str]:
+    """Versions of what shapes a run's numbers, and the git commit of the code if it runs from a clone."""
+    found = {"python": platform.python_version(), "torch": str(torch.__version__), "numpy": np.__version__}
+    root = Path(__file__).resolve().parent.parent
+    try:
+        command = ["git", "-C", str(root), "rev-parse", "HEAD"]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=10, check=False)
+        inside = (root / ".git").exists() and done.returncode == 0
+        found["git_commit"] = done.stdout.strip() if inside else "unknown"
+    except (OSError, subprocess.SubprocessError):
+        found["git_commit"] = "unknown"
+    return found

@@ -1,0 +1,166 @@
+"""Temporal Context Aggregation: a transformer encoder over a video's frames, then their mean.
+
+Source: Shao et al., "Temporal Context Aggregation for Video Retrieval with Contrastive Learning" (WACV 2021). As
+published: post-norm layers (8 heads, feed-forward 2048, ReLU), no positions, no final norm, no projection; the mean
+over a video's own frames, L2-normalised.
+
+Shapes: N videos, T frames with padding, D dimensions, H heads.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal, cast
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from ..core.errors import UsageError
+from .frames import masked_mean, unit_frames, valid_frames
+from .keyed_dropout import keyed_dropout
+
+PLACES_PER_LAYER = 4
+
+
+@dataclass(frozen=True, kw_only=True)
+class TCAConfig:
+    """The shape of a TCA model.
+
+    Raises:
+        UsageError: a field is out of range, or ``dim`` is not a multiple of ``num_heads``.
+    """
+
+    dim: int
+    """Dimension of the frame features and of the embedding."""
+    num_layers: int = 1
+    """Transformer layers."""
+    num_heads: int = 8
+    """Attention heads; must divide ``dim``."""
+    feedforward: int = 2048
+    """Width of the feed-forward branch."""
+    dropout: float = 0.1
+    """Dropout in training: of attention weights, both residual branches and the feed-forward's hidden layer."""
+    init: Literal["published", "identity"] = "published"
+    """Starting weights; see `TCA`."""
+
+    def __post_init__(self) -> None:
+        for name in ("dim", "num_layers", "num_heads", "feedforward"):
+            if getattr(self, name) < 1:
+                raise UsageError(f"{name} is {getattr(self, name)}; it must be at least 1")
+        if not 0 <= self.dropout < 1:
+            raise UsageError(f"dropout is {self.dropout}; it must be at least 0 and below 1")
+        if self.init not in ("published", "identity"):
+            raise UsageError(f"init is {self.init!r}; choose published or identity")
+        if self.dim % self.num_heads:
+            fits = [heads for heads in range(1, 17) if self.dim % heads == 0]
+            raise UsageError(
+                f"features of {self.dim} dimensions cannot be shared by {self.num_heads} heads: use --num-heads "
+                f"{max(fits)} (of {', '.join(map(str, fits))}), or fit the PCA with a multiple of "
+                f"{self.num_heads} components"
+            )
+
+
+class TCA(nn.Module):
+    """The published model, with weights under the names of ``torch.nn.TransformerEncoder`` (``encoder.layers.0...``).
+
+    ``init="published"`` starts from torch's defaults: the untrained model mixes the features at random, and a run needs
+    enough data to undo that. ``init="identity"`` starts with both residual branches' output projections at zero, so
+    that the untrained model is exactly the mean of layer-normed frames: training starts from mean pooling, a strong
+    baseline, and improves on it from the first step, which is what small data sets need.
+
+    Dropout is keyed by sample (see `keyed_dropout`). The computation is written out over the parameters of torch's own
+    layers: torch's fast path may return fewer frames than it was given, and its dropout depends on the batch.
+    """
+
+    name = "tca"
+
+    def __init__(self, config: TCAConfig) -> None:
+        super().__init__()
+        self.config = config
+        layer = nn.TransformerEncoderLayer(
+            config.dim,
+            config.num_heads,
+            dim_feedforward=config.feedforward,
+            dropout=config.dropout,
+            activation="relu",
+            batch_first=True,
+            norm_first=False,
+        )
+        self.encoder = nn.TransformerEncoder(layer, config.num_layers, enable_nested_tensor=False)
+        if config.init == "identity":
+            for each in cast(list[nn.TransformerEncoderLayer], self.encoder.layers):
+                for projection in (each.self_attn.out_proj, each.linear2):
+                    nn.init.zeros_(projection.weight)
+                    nn.init.zeros_(projection.bias)
+
+    def forward(self, features: torch.Tensor, lengths: torch.Tensor, keys: torch.Tensor | None = None) -> torch.Tensor:
+        """Embed videos.
+
+        Args:
+            features: [N, T, D] floating point; what stands past a video's end has no influence.
+            lengths: int64 [N], frames of each video, 1 to T.
+            keys: int64 [N], dropout keys of the samples; only used in training mode. Default: drawn from torch's
+                global generator.
+
+        Returns:
+            [N, D], rows of unit length.
+
+        Raises:
+            ReelkinError: a video has no frame.
+        """
+        valid_NT = valid_frames(features, lengths)
+        return F.normalize(masked_mean(self._context(features, valid_NT, keys), valid_NT), dim=-1)
+
+    def encode(self, features: torch.Tensor, lengths: torch.Tensor, keys: torch.Tensor | None = None) -> torch.Tensor:
+        """Frame embeddings [N, T, D]: rows of unit length, zeros past each video's end. Arguments as `forward`."""
+        valid_NT = valid_frames(features, lengths)
+        return unit_frames(self._context(features, valid_NT, keys), valid_NT)
+
+    def _context(self, x_NTD: torch.Tensor, valid_NT: torch.Tensor, keys: torch.Tensor | None) -> torch.Tensor:
+        drop = self.config.dropout if self.training else 0.0
+        if keys is None:
+            keys = torch.randint(1 << 62, (len(x_NTD),), device=x_NTD.device) if drop else valid_NT.sum(1)
+        x_NTD = x_NTD.masked_fill(~valid_NT.unsqueeze(-1), 0.0)  # not a number past the end must not spread
+        for number, layer in enumerate(self.encoder.layers):
+            x_NTD = _encoder_layer(
+                cast(nn.TransformerEncoderLayer, layer), x_NTD, valid_NT, drop, keys, number * PLACES_PER_LAYER
+            )
+        return x_NTD
+
+
+def _encoder_layer(
+    layer: nn.TransformerEncoderLayer,
+    x_NTD: torch.Tensor,
+    valid_NT: torch.Tensor,
+    drop: float,
+    keys: torch.Tensor,
+    place: int,
+) -> torch.Tensor:
+    """One post-norm transformer layer over the parameters of a ``torch.nn.TransformerEncoderLayer``."""
+    attended = _attention(layer.self_attn, x_NTD, valid_NT, drop, keys, place)
+    x_NTD = layer.norm1(x_NTD + keyed_dropout(attended, drop, keys, place + 1))
+    hidden = keyed_dropout(F.relu(layer.linear1(x_NTD)), drop, keys, place + 2)
+    return layer.norm2(x_NTD + keyed_dropout(layer.linear2(hidden), drop, keys, place + 3))
+
+
+def _attention(
+    attention: nn.MultiheadAttention,
+    x_NTD: torch.Tensor,
+    valid_NT: torch.Tensor,
+    drop: float,
+    keys: torch.Tensor,
+    place: int,
+) -> torch.Tensor:
+    num, frames, dim = x_NTD.shape
+    heads = attention.num_heads
+    projected = F.linear(x_NTD, attention.in_proj_weight, attention.in_proj_bias)
+    q, k, v = projected.view(num, frames, 3, heads, dim // heads).permute(2, 0, 3, 1, 4)  # [N, H, T, D / H] each
+    seen = valid_NT[:, None, None, :]
+    if drop:
+        score_NHTT = (q @ k.transpose(-2, -1)) * (dim // heads) ** -0.5
+        weight_NHTT = score_NHTT.masked_fill(~seen, float("-inf")).softmax(-1)
+        mixed = keyed_dropout(weight_NHTT, drop, keys, place) @ v
+    else:
+        mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=seen)
+    return attention.out_proj(mixed.transpose(1, 2).reshape(num, frames, dim))
