@@ -100,6 +100,11 @@ class Task:
     groups: Mapping[str, str] = field(default_factory=dict)
 
     @property
+    def num_draws(self) -> int:
+        """What the bootstrap draws from: groups of queries, or queries where there are no groups."""
+        return len({self.groups[query] for query in self.queries}) if self.groups else len(self.queries)
+
+    @property
     def ids_sha256(self) -> str:
         """Hash of the query list and the database list, in sorted order: equal hashes mean the same task."""
         lines = [*(f"q\t{video_id}" for video_id in sorted(self.queries)), *(f"d\t{v}" for v in sorted(self.database))]

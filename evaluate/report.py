@@ -81,6 +81,7 @@ def render(
         gains={result.task.name: results.gains(result) for result in results.tasks},
         baseline=BASELINE,
         warnings=collapse_warnings(results),
+        fewest_draws=min(result.task.num_draws for result in results.tasks),
         headline=_headline(results, shown_method),
         chart=chart(results),
         shown_method=shown_method,

@@ -75,6 +75,7 @@ def _task_json(results: Results, result: TaskResult) -> dict[str, Any]:
         "ids_sha256": task.ids_sha256,
         "num_queries": len(task.queries),
         "num_database": len(task.database),
+        "num_bootstrap_units": task.num_draws,
         "coverage": {
             "line": coverage.line,
             "ids": {"named": coverage.ids_named, "found": coverage.ids_found},

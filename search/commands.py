@@ -76,8 +76,8 @@ def run_index(config: IndexConfig) -> int:
     vectors = 4 * len(store) * store.dim
     print(
         f"{len(store)} videos ({len(store.rejects)} rejected ones are left out), {num_frames} frames, {store.dim} "
-        f"dimensions: {vectors / 1e6:.1f} MB of video embeddings, twice on disk"
-        + (f", {2 * num_frames * store.dim / 1e6:.1f} MB of frame embeddings" if config.frames else "")
+        f"dimensions: {vectors / 1e6:.3g} MB of video embeddings, twice on disk"
+        + (f", {2 * num_frames * store.dim / 1e6:.3g} MB of frame embeddings" if config.frames else "")
     )
     if config.dry_run:
         print(json.dumps(as_dict(config), indent=2))

@@ -110,6 +110,10 @@ def test_the_figures_on_the_page_are_the_results() -> None:
         assert method.mean is not None and f"{method.mean:.3f}" in text
 
 
+def test_intervals_from_few_groups_are_called_rough() -> None:
+    assert "drawn from 4 independent groups" in render(results())
+
+
 def test_a_video_without_pictures_is_said_to_have_none() -> None:
     assert "no picture can be shown" in render(results(), strips=lambda video_id: [])
 
