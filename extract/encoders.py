@@ -165,7 +165,7 @@ def _info(spec: EncoderSpec, dim: int, weights: Weights, preprocessing: Preproce
 
 def _choose_weights(spec: EncoderSpec, url: str, sha256_prefix: str, engine: Engine | None) -> Weights:
     if spec.weights == "random":
-        return _say_random("as asked", engine)
+        return _say_random("--weights random", engine)
     if spec.weights not in ("default", "auto"):
         return file_weights(Path(spec.weights))
     failure: ReelkinError | None = None
@@ -189,7 +189,7 @@ def _choose_weights(spec: EncoderSpec, url: str, sha256_prefix: str, engine: Eng
 
 def _say_random(why: str, engine: Engine | None) -> Weights:
     if engine is None or engine.is_main:
-        log.warning("RANDOM WEIGHTS (%s): descriptors see colours and edges, but nothing was learnt", why)
+        log.warning("RANDOM WEIGHTS: descriptors see colours and edges, but nothing was learnt. Why: %s", why)
     return RANDOM
 
 

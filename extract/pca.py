@@ -205,8 +205,7 @@ class CovarianceSum:
         dim = len(self.mean)
         if self.count < 2:
             raise ReelkinError(f"a PCA needs at least 2 frames, not {self.count}; give more videos")
-        values, vectors = torch.linalg.eigh(self.scatter / (self.count - 1))
-        values, vectors = values.flip(0).clamp(min=0), vectors.flip(1)
+        values, vectors = _eigenpairs(self.scatter / (self.count - 1), self.count - 1)
         possible = int((values > RANK_TOLERANCE * values[0]).sum())
         # n samples span at most n - 1 directions around their mean; rounding can make one more look alive
         possible = min(possible, self.count - 1)
@@ -225,6 +224,23 @@ class CovarianceSum:
             **(info or {}),
         }
         return PCA(self.mean.float(), components.float().contiguous(), values[:num_components].float(), whiten, record)
+
+
+def _eigenpairs(covariance: Tensor, most: int) -> tuple[Tensor, Tensor]:
+    """Eigenvalues [r], falling, and eigenvectors [D, r] of a covariance [D, D] whose rank is at most ``most``."""
+    dim = len(covariance)
+    basis = None
+    if 2 * (most + 16) < dim:
+        # Few samples: the matrix times random vectors spans its whole range (not an approximation: the rank is known),
+        # and the problem shrinks to that range. Twice, so that weak directions are as exact as strong ones.
+        generator = torch.Generator().manual_seed(0)
+        basis = torch.randn((dim, most + 16), generator=generator, dtype=covariance.dtype)
+        for _ in range(2):
+            basis = torch.linalg.qr(covariance @ basis).Q
+        covariance = basis.T @ covariance @ basis
+    values, vectors = torch.linalg.eigh(covariance)
+    values, vectors = values.flip(0).clamp(min=0), vectors.flip(1)
+    return values, vectors if basis is None else basis @ vectors
 
 
 def fit_pca(

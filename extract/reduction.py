@@ -25,6 +25,9 @@ from .store import Block, FeatureStore, StoreRow, publish_store, write_block
 
 log = logging.getLogger("reelkin.extract")
 
+FRAMES_PER_COMPONENT = 10
+"""With fewer, a warning: the smallest kept variances are then underestimated, and whitening divides by them."""
+
 
 def draw_frames(video_id: str, num_frames: int, wanted: int, seed: int) -> np.ndarray:
     """Ascending int64 indices of ``wanted`` frames out of ``num_frames`` (all, if there are fewer), without repetition.
@@ -150,6 +153,12 @@ def _solve(total: CovarianceSum, engine: Engine, num_components: int, whiten: bo
             try:
                 pca = total.solve(num_components, whiten=whiten, info=info)
                 solved["info"] = pca.info
+                if whiten and total.count < FRAMES_PER_COMPONENT * num_components:
+                    log.warning(
+                        "%d frames for %d components: with fewer than about %d frames a component, whitening amplifies "
+                        "noise; give more frames or keep fewer components",
+                        *(total.count, num_components, FRAMES_PER_COMPONENT),
+                    )
             except ReelkinError as error:
                 solved["problem"] = str(error)
     solved = engine.broadcast_object(solved, "PCA outcome")

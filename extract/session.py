@@ -23,7 +23,6 @@ from .store import FeatureStore
 
 
 def _describer(config: InputOptions, engine: Engine, pca: PCA | None) -> Describer:
-    use_share_of_cores()
     encoder = build_encoder(config.spec, engine.device, engine)
     return Describer(
         encoder, pca, fps=config.fps, batch_frames=config.batch_frames, decode_threads=config.decode_threads
@@ -34,6 +33,7 @@ def run_extract(config: ExtractConfig) -> int:
     """Do what ``extract/run.py`` was asked; returns its exit code."""
     with start(config.backend) as engine:
         setup_logging(engine.rank)
+        use_share_of_cores()
         began = time.monotonic()
         if config.features is not None:
             if config.pca is None:
@@ -93,6 +93,7 @@ def run_fit_pca(config: FitPcaConfig) -> int:
     """Do what ``extract/fit_pca.py`` was asked; returns its exit code."""
     with start(config.backend) as engine:
         setup_logging(engine.rank)
+        use_share_of_cores()
         only = None if config.video_ids is None else read_ids(config.video_ids)
         if config.features is not None:
             store = FeatureStore.open(config.features)

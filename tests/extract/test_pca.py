@@ -111,6 +111,18 @@ def test_too_few_frames_name_the_largest_possible_number(tmp_path: Path) -> None
     np.testing.assert_allclose(y.var(axis=0, ddof=1), 1, atol=1e-3)
 
 
+def test_few_frames_of_many_dimensions_equal_scikit_learn() -> None:
+    """Fewer samples than half the dimensions are solved in their own range, over five decades of variance."""
+    rng = np.random.default_rng(3)
+    x = rng.normal(size=(30, 29)) * np.geomspace(1, 3e-3, 29) @ np.linalg.qr(rng.normal(size=(400, 29)))[0].T
+    reference = ReferencePCA(28, whiten=True, svd_solver="full").fit(x)
+    pca = fit_pca(x, 28)
+    expected = reference.transform(x)
+    np.testing.assert_allclose(pca.variances, reference.explained_variance_, rtol=1e-4)
+    np.testing.assert_allclose(aligned(pca.project(x), expected), expected, atol=2e-3 * np.abs(expected).max())
+    np.testing.assert_allclose(pca.components @ pca.components.T, np.eye(28), atol=1e-5)
+
+
 def test_frames_in_a_subspace_count_their_directions() -> None:
     x = make_samples()[:, :6] @ np.random.default_rng(2).normal(size=(6, 24))
     with pytest.raises(ReelkinError, match="vary in 6 directions"):
