@@ -1,0 +1,189 @@
+"""What is remembered, what may be pushed apart, and which of it is hard."""
+
+from __future__ import annotations
+
+import itertools
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+
+from reelkin.core.errors import UsageError
+from reelkin.train.masks import NO_VIDEO, valid_negatives
+from reelkin.train.memory_queue import MemoryQueue
+from reelkin.train.mining import mine, mining_sums
+from reelkin.train.momentum import KeyEncoder
+
+
+def arrivals(first: int, count: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Keys whose value is their number, with video number and two groups made from it."""
+    number = torch.arange(first, first + count)
+    return number[:, None].repeat(1, 3).float(), number, torch.stack([number * 10, number * 10 + 1], dim=1)
+
+
+@settings(max_examples=80, deadline=None)
+@given(size=st.integers(0, 9), counts=st.lists(st.integers(0, 25), max_size=8))
+def test_holds_the_newest_keys_in_order_of_arrival(size: int, counts: list[int]) -> None:
+    queue = MemoryQueue(size, 3, num_groups=2)
+    seen: list[int] = []
+    for count in counts:
+        queue.enqueue(*arrivals(len(seen), count))
+        seen += range(len(seen), len(seen) + count)
+        expected = seen[-size:] if size else []
+        used = queue.videos != NO_VIDEO
+        assert int(used.sum()) == queue.count == len(expected)
+        assert sorted(queue.videos[used].tolist()) == expected
+        # The ring, read from the next slot to be written, is oldest first.
+        oldest_first = torch.roll(queue.videos, -queue.position)
+        assert oldest_first[oldest_first != NO_VIDEO].tolist() == expected
+        torch.testing.assert_close(queue.keys[used], queue.videos[used][:, None].float().repeat(1, 3))
+        assert queue.groups[used].tolist() == [[v * 10, v * 10 + 1] for v in queue.videos[used].tolist()]
+        assert not queue.keys[~used].any()
+
+
+def test_a_restored_queue_goes_on_exactly() -> None:
+    queue, other = MemoryQueue(7, 3, 2), MemoryQueue(7, 3, 2)
+    queue.enqueue(*arrivals(0, 5))
+    state = queue.state_dict()
+    queue.enqueue(*arrivals(5, 4))
+    other.load_state_dict(state)
+    other.enqueue(*arrivals(5, 4))
+    assert torch.equal(queue.keys, other.keys) and torch.equal(queue.videos, other.videos)
+    assert torch.equal(queue.groups, other.groups)
+    assert (queue.position, queue.count) == (other.position, other.count)
+    with pytest.raises(ValueError, match="cannot be loaded"):
+        MemoryQueue(8, 3, 2).load_state_dict(state)
+
+
+def test_remembered_keys_carry_no_gradient() -> None:
+    queue = MemoryQueue(4, 3)
+    keys = torch.ones(2, 3, requires_grad=True)
+    queue.enqueue(keys * 2, torch.tensor([1, 2]), torch.tensor([[1], [2]]))
+    assert not queue.keys.requires_grad
+
+
+def test_a_negative_size_is_refused() -> None:
+    with pytest.raises(UsageError, match="--queue-size is -1"):
+        MemoryQueue(-1, 3)
+
+
+def test_negatives_share_no_group_with_the_anchor() -> None:
+    anchors = torch.tensor([[0, -1], [1, -1], [2, 5]])
+    candidates = torch.tensor([[0, -1], [1, -1], [2, -1], [3, 0], [5, -1], [NO_VIDEO, NO_VIDEO], [6, 5]])
+    expected = torch.tensor(
+        [
+            [False, True, True, False, True, False, True],  # the fourth shows a part of group 0
+            [True, False, True, True, True, False, True],
+            [True, True, False, True, False, False, False],  # the anchor itself shows a part of group 5
+        ]
+    )
+    assert torch.equal(valid_negatives(anchors, candidates), expected)
+
+
+@settings(max_examples=50, deadline=None)
+@given(seed=st.integers(0, 10**6))
+def test_the_mask_equals_set_intersection(seed: int) -> None:
+    rng = torch.Generator().manual_seed(seed)
+    anchors = torch.randint(-1, 4, (5, 3), generator=rng)
+    anchors[:, 0].clamp_(min=0)
+    candidates = torch.randint(-1, 4, (9, 3), generator=rng)
+    mask = valid_negatives(anchors, candidates)
+    for row, column in itertools.product(range(5), range(9)):
+        own, other = (set(each.tolist()) - {-1} for each in (anchors[row], candidates[column]))
+        assert bool(mask[row, column]) == (int(candidates[column, 0]) >= 0 and not own & other)
+
+
+def test_an_anchor_without_a_group_is_refused() -> None:
+    with pytest.raises(ValueError, match="no group number"):
+        valid_negatives(torch.tensor([[-1]]), torch.tensor([[0]]))
+
+
+POSITIVE = torch.tensor([0.5, 0.5, 0.1, 0.9])
+NEGATIVE = torch.tensor([
+    [0.9, 0.45, 0.35, 0.1, 0.48],
+    [0.9, 0.8, 0.7, 0.6, 0.55],
+    [-0.9, -0.8, -0.5, 0.05, 0.3],
+    [0.1, 0.2, 0.3, 0.4, 0.5],
+])  # fmt: skip
+VALID = torch.tensor([[True] * 5, [True] * 5, [True, True, True, False, True], [False] * 5])
+
+
+def chosen(mode: str, k: int) -> list[list[float]]:
+    mined = mine(POSITIVE, NEGATIVE, VALID, mode, k, margin=0.2)  # type: ignore[arg-type]
+    torch.testing.assert_close(mined.similarity, NEGATIVE.gather(1, mined.columns))
+    return [
+        [round(value, 2) for value in row[valid].tolist()]
+        for row, valid in zip(mined.similarity, mined.valid, strict=True)
+    ]
+
+
+def test_topk_keeps_the_hardest_valid_negatives() -> None:
+    assert chosen("topk", 2) == [[0.9, 0.48], [0.9, 0.8], [0.3, -0.5], []]
+    assert chosen("topk", 99)[2] == [0.3, -0.5, -0.8, -0.9]
+
+
+def test_semi_hard_keeps_the_hardest_below_the_positive_or_the_nearest() -> None:
+    # Row 0 has a band; all of row 1 are above the positive; row 2's only one in the band is not valid.
+    assert chosen("semi-hard", 2) == [[0.48, 0.45], [0.55], [0.3], []]
+    assert chosen("semi-hard", 9)[0] == [0.48, 0.45, 0.35]
+
+
+def test_none_keeps_everything_as_it_was() -> None:
+    mined = mine(POSITIVE, NEGATIVE, VALID)
+    assert torch.equal(mined.similarity, NEGATIVE) and torch.equal(mined.valid, VALID)
+
+
+def test_gradient_reaches_mined_negatives_only() -> None:
+    negative = NEGATIVE.clone().requires_grad_()
+    mined = mine(POSITIVE, negative, VALID, "topk", 1)
+    mined.similarity[mined.valid].sum().backward()
+    assert negative.grad is not None
+    assert negative.grad.nonzero().tolist() == [[0, 0], [1, 0], [2, 4]]
+
+
+def test_the_logged_sums_compare_mined_with_random_negatives() -> None:
+    sums = mining_sums(NEGATIVE, VALID, mine(POSITIVE, NEGATIVE, VALID, "topk", 1))
+    assert sums["random_count"] == 14 and sums["mined_count"] == 3
+    assert sums["random_sum"] == pytest.approx(float(NEGATIVE[VALID].sum()), abs=1e-6)
+    assert sums["mined_sum"] == pytest.approx(0.9 + 0.9 + 0.3, abs=1e-6)
+
+
+def test_mining_without_candidates_or_with_wrong_settings() -> None:
+    empty = mine(POSITIVE, NEGATIVE[:, :0], VALID[:, :0], "semi-hard", 3)
+    assert empty.similarity.shape == (4, 0)
+    with pytest.raises(UsageError, match="--mined-negatives is 0"):
+        mine(POSITIVE, NEGATIVE, VALID, "topk", 0)
+    with pytest.raises(UsageError, match="choose none, topk or semi-hard"):
+        mine(POSITIVE, NEGATIVE, VALID, "hardest")  # type: ignore[arg-type]
+
+
+def test_momentum_zero_is_the_model_itself_without_gradient() -> None:
+    model = nn.Linear(3, 3)
+    keys = KeyEncoder(model, 0.0)
+    assert keys.module is model and keys.state_dict() == {}
+    assert not keys(torch.ones(1, 3)).requires_grad
+    assert model.weight.requires_grad
+
+
+def test_the_key_encoder_follows_by_its_momentum() -> None:
+    model = nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2))
+    keys = KeyEncoder(model, 0.9)
+    before = model[0].weight.detach().clone()
+    with torch.no_grad():
+        model[0].weight += 1
+        model[1].running_mean += 5
+    torch.testing.assert_close(keys.module[0].weight, before)  # type: ignore[index]
+    keys.update()
+    torch.testing.assert_close(keys.module[0].weight, before + 0.1)  # type: ignore[index]
+    torch.testing.assert_close(keys.module[1].running_mean, model[1].running_mean)  # type: ignore[index]
+    restored = KeyEncoder(model, 0.9)
+    restored.load_state_dict(keys.state_dict())
+    torch.testing.assert_close(restored.module[0].weight, before + 0.1)  # type: ignore[index]
+
+
+@pytest.mark.parametrize("momentum", [-0.1, 1.0])
+def test_momentum_out_of_range_is_refused(momentum: float) -> None:
+    with pytest.raises(UsageError, match="--momentum"):
+        KeyEncoder(nn.Linear(1, 1), momentum)
