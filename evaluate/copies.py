@@ -5,8 +5,10 @@ For each strength s:
 * database: everything in the store except the copies of other strengths. So the originals and the copies of strength s
   of training scenes stay in as distractors, and each strength is searched in a database of the same make;
 * queries: the copies of strength s whose source belongs to a held-out group;
-* relevant: whatever in the database shows the same source group as the query: the originals, and the other copies of
-  strength s. A copy that joins two sources shows both. The query itself is taken out.
+* relevant: every other database video made from the query's own source group: the originals, and the other copies of
+  strength s;
+* ignored: videos that share only the guest of a copy that joins or frames two sources. Finding them is no mistake, and
+  asking for them would ask a video-level method for what fills a second of the picture.
 """
 
 from __future__ import annotations
@@ -19,12 +21,12 @@ from .ground_truth import Coverage, Task
 PROTOCOL = (
     "A task per strength of the edits. Queries: the copies of the task's strength whose source is held out{held}. "
     "Database: every video of the store except copies of other strengths; originals and copies of this strength that "
-    "belong to other scenes stay in as distractors. Relevant to a query: every other database video that shows the "
-    "same source group (its original or originals, and the other copies of this strength); a copy that joins or "
-    "frames two sources shows both. The query itself is taken out of its ranking and its positives. Copies that are "
-    "not in the store are left out and counted in the coverage. Average precision is the expected value over all "
-    "orders of equal scores (scores closer than 0.000001 are equal). Intervals: 95 %, bootstrap over source groups, "
-    "since copies of one source succeed and fail together."
+    "belong to other scenes stay in as distractors. Relevant to a query: every other database video made from the same "
+    "source group (its original or originals, and the other copies of this strength). Videos that share with it only "
+    "the second source of a copy that joins or frames two are neither right nor wrong: they and the query itself are "
+    "taken out of its ranking. Copies that are not in the store are left out and counted in the coverage. Average "
+    "precision is the expected value over all orders of equal scores (scores closer than 0.000001 are equal). "
+    "Intervals: 95 %, bootstrap over source groups, since copies of one source succeed and fail together."
 )
 
 
@@ -56,6 +58,10 @@ def copy_tasks(
     def shown(video_id: str) -> set[str]:
         return {group_of.get(source, source) for source in sources_of.get(video_id, [video_id])}
 
+    def own(video_id: str) -> set[str]:
+        source = sources_of.get(video_id, [video_id])[0]
+        return {group_of.get(source, source)}
+
     tasks = []
     for strength in strengths:
         copies = [copy for copy, value in strength_of.items() if value == strength]
@@ -69,8 +75,10 @@ def copy_tasks(
                 f"list of copies: {', '.join(sorted(set(strength_of.values())))}"
             )
         originals = {source for sources in sources_of.values() for source in sources}
-        relevant = _relevant(queries, database, shown)
-        relevant_named = _relevant(queries, {*database, *copies, *originals}, shown)
+        relevant = _sharing(queries, database, own)
+        sharing = _sharing(queries, database, shown)
+        ignored = {query: sharing[query] - relevant[query] for query in queries}
+        relevant_named = _sharing(queries, {*database, *copies, *originals}, own)
         ids = set(named).union(*relevant_named.values())
         coverage = Coverage(
             ids_named=len(ids),
@@ -85,19 +93,21 @@ def copy_tasks(
         )
         held_out = " (all are)" if test_groups is None else f" from training ({len(set(test_groups))} groups)"
         protocol = PROTOCOL.format(held=held_out)
-        tasks.append(Task(strength, queries, database, relevant, protocol, coverage, {}, first_group))
+        tasks.append(Task(strength, queries, database, relevant, protocol, coverage, {}, first_group, ignored))
     return tasks
 
 
-def _relevant(
-    queries: Iterable[str], database: Iterable[str], shown: Callable[[str], set[str]]
+def _sharing(
+    queries: Iterable[str], database: Iterable[str], groups_of: Callable[[str], set[str]]
 ) -> dict[str, frozenset[str]]:
-    """For each query every other database video that shows one of its groups."""
+    """For each query every other database video with one of its groups."""
     showing: dict[str, set[str]] = {}
     for video_id in database:
-        for group in shown(video_id):
+        for group in groups_of(video_id):
             showing.setdefault(group, set()).add(video_id)
-    return {query: frozenset(set().union(*(showing.get(g, ()) for g in shown(query))) - {query}) for query in queries}
+    return {
+        query: frozenset(set().union(*(showing.get(g, ()) for g in groups_of(query))) - {query}) for query in queries
+    }
 
 
 def _read_copies(rows: Iterable[Mapping[str, str]]) -> tuple[dict[str, str], dict[str, list[str]]]:

@@ -86,6 +86,7 @@ class Task:
         relevant: for each query the relevant ids inside the database, never itself.
         missing_positives: for each query, positives that count although they are absent; usually none.
         groups: for each query what it belongs to, for the interval; empty: every query stands alone.
+        ignored: for each query, database ids that are neither right nor wrong: they are taken out of its ranking.
         protocol: how this was set up, in words.
         coverage: what the store lacks.
     """
@@ -98,6 +99,7 @@ class Task:
     coverage: Coverage
     missing_positives: Mapping[str, int] = field(default_factory=dict)
     groups: Mapping[str, str] = field(default_factory=dict)
+    ignored: Mapping[str, frozenset[str]] = field(default_factory=dict)
 
     @property
     def num_draws(self) -> int:

@@ -136,8 +136,9 @@ def evaluate_method(task: Task, method: Method, *, seed: int = 0, keep_best: int
         queries = task.queries[begin : begin + method.block]
         for query, row in zip(queries, np.asarray(method.scores(queries, task.database)), strict=True):
             keep = np.ones(len(task.database), dtype=np.bool_)
-            if query in column:
-                keep[column[query]] = False
+            for video_id in task.ignored.get(query, frozenset()) | {query}:
+                if video_id in column:
+                    keep[column[video_id]] = False
             relevant = np.zeros(len(task.database), dtype=np.bool_)
             relevant[[column[video_id] for video_id in task.relevant[query]]] = True
             rounded: NDArray[np.float64] = np.asarray(row, dtype=np.float64).round(SCORE_DECIMALS)
@@ -164,7 +165,7 @@ def _query_result(
     keep: NDArray[np.bool_],
     keep_best: int,
 ) -> QueryResult:
-    """Average precision and best matches of one query; ``keep`` [V] is false where the query meets itself."""
+    """Average precision and best matches of one query; ``keep`` [V] is false for the query itself and the ignored."""
     num_positives = len(task.relevant[query]) + task.missing_positives.get(query, 0)
     try:
         ap = average_precision(scores[keep], relevant[keep], num_positives=num_positives, query=query)

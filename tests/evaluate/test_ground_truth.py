@@ -122,12 +122,14 @@ def test_only_held_out_copies_are_queries_and_training_videos_stay_as_distractor
     assert (hard.coverage.queries_named, hard.coverage.queries_evaluated) == (4, 3)
 
 
-def test_relevance_follows_what_a_copy_shows_without_merging_sources() -> None:
+def test_what_shares_only_a_guest_is_neither_right_nor_wrong() -> None:
     (hard,) = copy_tasks(EDITS, STORE, groups={"a": "scene", "a2": "scene"}, strengths=("hard",))
-    assert hard.relevant["a_h1"] == {"a", "a2", "a_h2", "b_h"}
-    assert hard.relevant["b_h"] == {"b", "a", "a2", "a_h1", "a_h2"}
-    assert hard.relevant["t_h"] == {"t"}  # b is not relevant to a's copies only because b_h shows both
-    assert "b" not in hard.relevant["a_h1"]
+    assert hard.relevant["a_h1"] == {"a", "a2", "a_h2"}
+    assert hard.ignored["a_h1"] == {"b_h"}  # b with a in its corner
+    assert hard.relevant["b_h"] == {"b"}
+    assert hard.ignored["b_h"] == {"a", "a2", "a_h1", "a_h2"}
+    assert hard.relevant["t_h"] == {"t"} and hard.ignored["t_h"] == frozenset()
+    assert "b" not in hard.relevant["a_h1"] | hard.ignored["a_h1"]  # b_h showing both does not merge the two
     assert hard.groups["a_h1"] == "scene"
 
 

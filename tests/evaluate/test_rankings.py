@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -37,6 +38,14 @@ def test_a_query_never_meets_itself() -> None:
     assert [match.video_id for match in query.best[:2]] == ["b", "c"]
     assert [match.relevant for match in query.best[:2]] == [False, True]
     assert "a" not in [match.video_id for match in query.best]
+
+
+def test_ignored_videos_leave_the_ranking() -> None:
+    method = fixed({("a", "b"): 0.9, ("a", "d"): 0.8, ("a", "c"): 0.7})
+    plain = task([("a", "c")])
+    (query,) = evaluate_method(replace(plain, ignored={"a": frozenset({"b"})}), method).queries
+    assert query.ap == pytest.approx(1 / 2) and [match.video_id for match in query.best] == ["d", "c", "e"]
+    assert evaluate_method(plain, method).mean == pytest.approx(1 / 3)
 
 
 def test_identical_videos_tie_in_spite_of_rounding() -> None:
