@@ -51,6 +51,8 @@ class EvaluateConfig:
     """Shards of the same videos: for the pixel baseline and the pictures in the report."""
     queries: Path | None = None
     """File with one video id a line: evaluate only these queries. Default: all."""
+    database: Path | None = None
+    """File with one video id a line: the database holds only these. Default: the whole store."""
     held_out: Path | None = None
     """File with one group (or source id) a line: evaluate only copies of these; for edits.csv. Default: all."""
     groups: Path | None = None
@@ -125,6 +127,9 @@ def run(config: EvaluateConfig) -> Results:
 
 def make_tasks(config: EvaluateConfig, store_ids: Sequence[str]) -> list[Task]:
     """The tasks that the flags describe. Raises UsageError and ReelkinError."""
+    if config.database is not None:
+        kept = set(read_ids(config.database))
+        store_ids = [video_id for video_id in store_ids if video_id in kept]
     rows = read_rows(config.ground_truth)
     if {"copy_id", "source_id"} <= set(rows[0]):
         return [_limited(task, config.limit) for task in _copy_tasks(config, rows, store_ids)]

@@ -126,6 +126,19 @@ def test_groups_can_be_split_by_a_column_and_queries_chosen(world: World, tmp_pa
     assert read(tmp_path / "limit")["tasks"][0]["num_queries"] == 3
 
 
+def test_the_database_can_be_a_part_of_the_store(world: World, tmp_path: Path) -> None:
+    ids = [name for name in world.store.video_ids if "__hard" not in name]
+    (tmp_path / "ids.txt").write_text("\n".join(ids) + "\n")
+    truth = [(name, name.partition("__")[0]) for name in world.store.video_ids]
+    (tmp_path / "groups.csv").write_text("video_id,group\n" + "".join(f"{a},{b}\n" for a, b in truth))
+    flags = ["--ground-truth", tmp_path / "groups.csv", "--methods", "mean-pool"]
+    assert world.run(*flags, "--database", tmp_path / "ids.txt", "--output", tmp_path / "part") == ExitCode.OK
+    (task,) = read(tmp_path / "part")["tasks"]
+    assert task["num_database"] == task["num_queries"] == len(ids)
+    assert world.run(*flags, "--output", tmp_path / "whole") == ExitCode.OK
+    assert task["methods"][0]["map"] > read(tmp_path / "whole")["tasks"][0]["methods"][0]["map"]
+
+
 @pytest.mark.parametrize(
     ("arguments", "code", "message"),
     [
