@@ -12,19 +12,19 @@ SETUP := @$(PYTHON) launch/bootstrap.py
 help:  ## show this list
 	@echo "make TARGET; no preparation is needed, the first one installs everything into .venv"
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-10s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
-	@echo "  make demo VIDEOS=FOLDER ENCODER=FILE.pt GROUPS=FILE.csv OUTPUT=FOLDER SMALL=1   (each optional)"
+	@echo "  make demo VIDEOS=FOLDER ENCODER=FILE.pt SAME=FILE.csv OUTPUT=FOLDER SMALL=1   (each optional)"
 
 setup:  ## make .venv and install everything (a second run takes a second)
 	$(SETUP)
 
 demo: export VIDEOS := $(VIDEOS)
 demo: export ENCODER := $(ENCODER)
-demo: export GROUPS := $(GROUPS)
+demo: export SAME := $(SAME)
 demo: export OUTPUT := $(OUTPUT)
 demo:  ## the whole pipeline on generated videos, or on your own with VIDEOS=FOLDER
 	$(SETUP)
 	@$(IN_VENV) reelkin demo $${VIDEOS:+--videos "$$VIDEOS"} $${ENCODER:+--encoder "$$ENCODER"} \
-	    $${GROUPS:+--groups "$$GROUPS"} $${OUTPUT:+--output "$$OUTPUT"} $(if $(filter 1 yes true,$(SMALL)),--small)
+	    $${SAME:+--groups "$$SAME"} $${OUTPUT:+--output "$$OUTPUT"} $(if $(filter 1 yes true,$(SMALL)),--small)
 
 lint:  ## ruff, mypy and the import rules
 	$(SETUP)

@@ -66,8 +66,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     stages = Stages(count=9 if config.videos else 10)
     videos = config.videos or render(config, stages)
     split = make_split(config, videos)
+    stages.count += split.has_related
     edit(config, split, stages)
     learn(config, videos, stages)
+    if split.has_related:
+        relate(config, stages)
     results = judge(config, stages)
     return conclude(config, results, stages, time.monotonic() - started)
 
@@ -111,6 +114,7 @@ def make_split(config: DemoConfig, videos: Path) -> Split:
     for name, ids in (("training", split.training), ("held-out", split.held_out)):
         write_csv(config.output / f"{name}.csv", ["video_id", "path"], [(each, path_of[each]) for each in ids])
     write_csv(config.output / "groups.csv", ["video_id", "group"], sorted(split.groups.items()))
+    publish_text(config.output / "originals.txt", "\n".join(sorted(split.groups)) + "\n")
     publish_text(config.output / "held-out-groups.txt", "\n".join(sorted({groups[x] for x in split.held_out})) + "\n")
     print(f"{len(split.training)} videos to train on, {len(split.held_out)} others held out", flush=True)
     return split
@@ -183,6 +187,18 @@ def learn(config: DemoConfig, videos: Path, stages: Stages) -> None:
     )
 
 
+def relate(config: DemoConfig, stages: Stages) -> None:
+    """How well the videos that show the same thing are found among the videos as they were given, copies left out."""
+    out = config.output
+    stages.run(
+        "Related videos: those of one group, found among the given videos alone",
+        "evaluate/run.py",
+        *("--ground-truth", out / "groups.csv", "--features", out / "features", "--index", out / "index"),
+        *("--shards", out / "shards", "--database", out / "originals.txt", "--output", out / "related"),
+        *("--title", "Related videos found"),
+    )
+
+
 def judge(config: DemoConfig, stages: Stages) -> dict[str, Any]:
     """Evaluate on the held-out half; returns the content of results.json."""
     out = config.output
@@ -214,7 +230,8 @@ def conclude(config: DemoConfig, results: dict[str, Any], stages: Stages, second
         {"seconds": round(seconds, 1), "stages": {k: round(v, 1) for k, v in stages.seconds.items()}, "mean_map": mean},
     )
     out = config.output
-    query = f"search/run.py query --index {out}/index --videos YOUR-VIDEO.mp4"
+    weights = f" --weights {config.encoder}" if config.encoder else ""
+    query = f"search/run.py query --index {out}/index{weights} --videos YOUR-VIDEO.mp4"
     print(f"Report, opens in any browser: {out / 'results' / 'report.html'}")
     print(f"All of it took {seconds / 60:.1f} minutes. Next, find a video of your own:\n  {query}", flush=True)
     if not config.small and mean["tca-video"] < mean["mean-pool"]:

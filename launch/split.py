@@ -30,6 +30,11 @@ class Split:
     training: Sequence[str]
     held_out: Sequence[str]
 
+    @property
+    def has_related(self) -> bool:
+        """Whether any group holds more than one video."""
+        return len(set(self.groups.values())) < len(self.groups)
+
 
 def groups_csv_in(folder: Path) -> Path | None:
     """The first CSV of the folder, by name, whose header has the columns file and group; None without one."""
