@@ -7,7 +7,8 @@ interrupted, or a ``.venv`` that was damaged or moved, is completed. Packages co
 configuration says.
 
 Environment: REELKIN_HOROVOD=0 skips Horovod; REELKIN_MPI=0/1 builds it without/with MPI; REELKIN_GPU=0/1 installs the
-CPU/GPU packages (default: whether nvidia-smi lists a GPU). Exit codes: 0 done (Horovod may be missing, it is said),
+CPU/GPU packages (default: whether nvidia-smi lists a GPU). What is set once is kept for later runs of the same .venv;
+the value auto brings the default back. Exit codes: 0 done (Horovod may be missing, it is said),
 1 something could not be installed.
 """
 
@@ -29,6 +30,8 @@ ROOT = Path(__file__).resolve().parent.parent
 VENV = ROOT / ".venv"
 PYTHON = VENV / "bin" / "python"
 STAMP = VENV / "reelkin-setup.json"
+OPTIONS = ("REELKIN_HOROVOD", "REELKIN_MPI", "REELKIN_NCCL", "REELKIN_GPU")
+KEPT_OPTIONS = VENV / "reelkin-options.json"
 CONSTRAINTS = ROOT / "constraints.txt"
 # What decides whether an installed .venv is still the right one.
 INPUTS = ("setup.py", "constraints.txt", "launch/bootstrap.py", "launch/horovod_build.py", "launch/hvd17.cmake")
@@ -85,12 +88,23 @@ def has_gpu() -> bool:
     return listed.returncode == 0 and "GPU" in listed.stdout
 
 
+def recall_options() -> None:
+    """Options that an earlier run was given hold until they are set again: `make demo` must not undo a choice."""
+    try:
+        kept = dict(json.loads(KEPT_OPTIONS.read_text(encoding="utf-8")))
+    except (OSError, ValueError):
+        kept = {}
+    for name in OPTIONS:
+        value = os.environ.get(name) or kept.get(name, "")
+        os.environ[name] = value if value in ("0", "1") else ""
+
+
 def setup_key(gpu: bool) -> str:
     """Hash of everything that makes a finished set-up out of date."""
     digest = hashlib.sha256()
     for name in INPUTS:
         digest.update((ROOT / name).read_bytes())
-    options = [os.environ.get(name, "") for name in ("REELKIN_HOROVOD", "REELKIN_MPI", "REELKIN_NCCL")]
+    options = [os.environ.get(name, "") for name in OPTIONS[:3]]
     # With a compiler or MPI installed since, Horovod becomes possible: set-up has to try again.
     tools = [shutil.which(name) is not None for name in ("c++", "g++", "mpicxx", "mpirun")]
     digest.update(json.dumps([str(ROOT), gpu, options, tools]).encode())
@@ -294,6 +308,7 @@ def write_stamp(key: str, found: dict, seconds: float) -> None:
 def set_up() -> None:
     """Bring .venv to the state that this version of the repository asks for; quick when it is there already."""
     started = time.monotonic()
+    recall_options()
     gpu = has_gpu()
     key = setup_key(gpu)
     found = probe_venv()
@@ -305,6 +320,7 @@ def set_up() -> None:
         found = probe_venv()
         if found is None:
             raise SetupError(f"{PYTHON} does not run although it was just made")
+    KEPT_OPTIONS.write_text(json.dumps({name: os.environ[name] for name in OPTIONS}) + "\n", encoding="utf-8")
     install_packages(found, gpu)
     install_horovod()
     found = probe_venv()

@@ -32,6 +32,9 @@ def clone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setattr(bootstrap, "VENV", tmp_path / ".venv")
     monkeypatch.setattr(bootstrap, "PYTHON", tmp_path / ".venv" / "bin" / "python")
     monkeypatch.setattr(bootstrap, "STAMP", tmp_path / ".venv" / "reelkin-setup.json")
+    monkeypatch.setattr(bootstrap, "KEPT_OPTIONS", tmp_path / ".venv" / "reelkin-options.json")
+    for name in bootstrap.OPTIONS:
+        monkeypatch.setenv(name, "")
     return tmp_path
 
 
@@ -221,11 +224,25 @@ def test_too_little_disk_is_said_before_anything_is_fetched(monkeypatch: pytest.
         bootstrap.check_space(1 << 60)
 
 
-@pytest.mark.skipif(
-    not (ROOT / ".venv" / "reelkin-setup.json").exists() or Path(sys.prefix) != ROOT / ".venv",
-    reason="this environment was not made by make setup",
-)
-def test_a_second_run_takes_a_moment() -> None:
+def test_an_option_holds_until_it_is_set_again(clone: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # `REELKIN_HOROVOD=0 make setup`, then a plain `make demo`.
+    bootstrap.KEPT_OPTIONS.write_text('{"REELKIN_HOROVOD": "0", "REELKIN_MPI": "1"}')
+    monkeypatch.setenv("REELKIN_MPI", "auto")
+    bootstrap.recall_options()
+    assert {name: os.environ[name] for name in bootstrap.OPTIONS} == {
+        "REELKIN_HOROVOD": "0",
+        "REELKIN_MPI": "",
+        "REELKIN_NCCL": "",
+        "REELKIN_GPU": "",
+    }
+
+
+def test_a_second_run_takes_a_moment(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in bootstrap.OPTIONS:
+        monkeypatch.setenv(name, os.environ.get(name, ""))
+    bootstrap.recall_options()
+    if not bootstrap.is_finished(bootstrap.setup_key(bootstrap.has_gpu()), bootstrap.probe_venv()):
+        pytest.skip("this environment was not made by make setup, or not by this version of it")
     started = time.monotonic()
     done = subprocess.run(["make", "setup"], cwd=ROOT, capture_output=True, text=True, check=False, timeout=120)
     assert done.returncode == 0, done.stdout + done.stderr
