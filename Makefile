@@ -44,6 +44,6 @@ doctor:  ## what is installed, what is missing, and the fix for each
 	@$(IN_VENV) reelkin doctor
 
 clean:  ## remove .venv, build folders and caches (the folder of built Horovod wheels stays)
-	rm -rf .venv build dist reelkin.egg-info demo-run
+	rm -rf .venv build dist reelkin.egg-info
 	rm -rf .pytest_cache .ruff_cache .mypy_cache .import_linter_cache .hypothesis
 	find . -name __pycache__ -not -path './.git/*' -prune -exec rm -rf {} +

@@ -2,13 +2,13 @@
 """The demo: raw videos become shards, features, a trained model, an index, scores and a report, one command a stage.
 
 Every stage is started as a user would start it, and its command line is shown. The figures are honest by construction:
-the videos are split by what they show, PCA and model are fitted on edited copies of one half, and the table is computed
-on edited copies of the other half, which shares no picture with it.
+the videos are split by what they show (as far as that is known), PCA and model are fitted on one half and its edited
+copies, and the table is computed on edited copies of the other half.
 """
 
 from __future__ import annotations
 
-import csv
+import shlex
 import sys
 import time
 from collections.abc import Sequence
@@ -23,12 +23,21 @@ from rich.table import Table
 from reelkin.core.config import as_dict, command, parse
 from reelkin.core.errors import ExitCode, ReelkinError, UsageError
 from reelkin.core.files import publish_json, publish_text, read_json
-from reelkin.launch.split import Split, groups_csv_in, read_groups, split_by_group, write_csv
+from reelkin.core.ids import read_ids
+from reelkin.core.seeds import seed_of
+from reelkin.evaluate.ground_truth import read_rows
+from reelkin.extract.store import FeatureStore
+from reelkin.launch.split import Split, group_videos, groups_csv_in, readable, split_by_group, write_csv
 from reelkin.launch.stages import Stages
 from reelkin.shards.sources import list_videos
 
 EXAMPLE = "reelkin demo --videos my-videos --encoder encoder.pt --output demo-run"
 STRENGTHS = ("easy", "medium", "hard")
+FRAMES_PER_VIDEO, MOST_COMPONENTS = 10, 256
+UNKNOWN_RELATIONS = (
+    "No CSV says which of the videos show the same thing, so each is taken to show something else. Near-duplicates "
+    "among them may stand on both sides of the split, and count as wrong when they are found"
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,7 +53,7 @@ class DemoConfig:
     """TorchScript frame encoder. Default: torchvision's ResNet-50 with its ImageNet weights where they can be
     downloaded, else with random ones (said aloud)."""
     output: Path = Path("demo-run")
-    """Folder for everything the demo writes; stages that an earlier run finished are not repeated."""
+    """Folder for everything the demo writes; copies, shards, features and training of an earlier run are used again."""
     small: bool = False
     """Fewer scenes, copies and steps, to see that everything runs; the scores then mean little and are not judged."""
     seed: int = 0
@@ -56,6 +65,11 @@ class DemoConfig:
         for name, path in (("groups", self.groups), ("encoder", self.encoder)):
             if path is not None and not path.is_file():
                 raise UsageError(f"--{name} {path}: there is no such file")
+        if self.videos is not None and self.output.resolve().is_relative_to(self.videos.resolve()):
+            raise UsageError(
+                f"--output {self.output} lies inside --videos {self.videos}: its copies would be taken for your videos "
+                "in the next run; choose a folder outside"
+            )
 
 
 @command
@@ -78,11 +92,14 @@ def main(argv: Sequence[str] | None = None) -> int:
 def claim(config: DemoConfig) -> None:
     """Make the output folder, or make sure that the earlier run in it was of the same configuration."""
     facts = {key: value for key, value in as_dict(config).items() if key != "output"}
+    if config.videos:
+        listed = list_videos([config.videos]).inputs
+        facts["listing"] = seed_of(*(part for e in listed for part in (e.video_id, e.bytes, e.modified_ns)))
     path = config.output / "demo.json"
     if path.exists() and read_json(path)["config"] != facts:
         raise ReelkinError(
-            f"{config.output} holds a demo of another configuration ({path}); remove that folder, or name another one "
-            "with --output (make demo OUTPUT=...)"
+            f"{config.output} holds a demo of other videos or settings ({path}); remove that folder, or name another "
+            "one with --output (make demo OUTPUT=...)"
         )
     publish_json(path, {"config": facts})
 
@@ -101,14 +118,19 @@ def render(config: DemoConfig, stages: Stages) -> Path:
 
 
 def make_split(config: DemoConfig, videos: Path) -> Split:
-    """Split the videos into two halves that show different things, and write the lists that the stages read."""
-    inputs = [entry for entry in list_videos([videos]).inputs if entry.reason is None]
+    """Split the usable videos into two halves that show different things, and write the lists that the stages read."""
+    listed = list_videos([videos]).inputs
+    inputs = readable(listed)
+    if len(inputs) < len(listed):
+        print(
+            f"\n{len(listed) - len(inputs)} of {len(listed)} videos cannot be used; the shards' manifest will say why"
+        )
     groups_csv = config.groups or groups_csv_in(videos)
     if groups_csv:
         print(f"\n{groups_csv} says which videos show the same thing", flush=True)
-        groups = read_groups(groups_csv, inputs)
-    else:
-        groups = {entry.video_id: entry.video_id for entry in inputs}
+    elif config.videos:
+        print(f"\n{UNKNOWN_RELATIONS}", flush=True)
+    groups = group_videos([entry.video_id for entry in inputs], groups_csv)
     split = split_by_group(groups, config.seed)
     path_of = {entry.video_id: str(Path(entry.path).resolve()) for entry in inputs}
     for name, ids in (("training", split.training), ("held-out", split.held_out)):
@@ -132,8 +154,7 @@ def edit(config: DemoConfig, split: Split, stages: Stages) -> None:
             *("--per-strength", "1" if config.small else "2", "--short-side", "240", "--max-seconds", "20"),
             *("--seed", str(config.seed), "--workers", "2"),
         )
-        with open(folder / "edits.csv", encoding="utf-8", newline="") as file:
-            rows += csv.DictReader(file)
+        rows += read_rows(folder / "edits.csv")
     write_csv(config.output / "copies.csv", list(rows[0]), [list(row.values()) for row in rows])
     group_of = dict(split.groups) | {row["copy_id"]: split.groups[row["source_id"]] for row in rows}
     held_groups = {split.groups[video_id] for video_id in split.held_out}
@@ -161,8 +182,15 @@ def learn(config: DemoConfig, videos: Path, stages: Stages) -> None:
     stages.run(
         "PCA with whitening, fitted on the training half",
         "extract/fit_pca.py",
-        *("--features", out / "frames", "--video-ids", out / "training-ids.txt", "--frames-per-video", "10"),
-        *("--components", "32" if config.small else "128", "--output", out / "pca.safetensors"),
+        *(
+            "--features",
+            out / "frames",
+            "--video-ids",
+            out / "training-ids.txt",
+            "--frames-per-video",
+            FRAMES_PER_VIDEO,
+        ),
+        *("--components", components(config), "--output", out / "pca.safetensors"),
     )
     stages.run(
         "Features: the PCA applied to all frames",
@@ -187,15 +215,26 @@ def learn(config: DemoConfig, videos: Path, stages: Stages) -> None:
     )
 
 
+def components(config: DemoConfig) -> int:
+    """Dimensions to keep: as many as the training half's frames support, a multiple of the transformer's 8 heads."""
+    store = FeatureStore.open(config.output / "frames")
+    trained = [video_id for video_id in read_ids(config.output / "training-ids.txt") if video_id in store]
+    frames = sum(min(store.num_frames(video_id), FRAMES_PER_VIDEO) for video_id in trained)
+    return max(8, min(MOST_COMPONENTS, store.dim, frames // 2) // 8 * 8)
+
+
 def relate(config: DemoConfig, stages: Stages) -> None:
-    """How well the videos that show the same thing are found among the videos as they were given, copies left out."""
+    """How well the videos that show the same thing are found among the videos as they were given, copies left out.
+
+    The groups were used for the split only; still, half of these videos were trained on, each as its own.
+    """
     out = config.output
     stages.run(
         "Related videos: those of one group, found among the given videos alone",
         "evaluate/run.py",
         *("--ground-truth", out / "groups.csv", "--features", out / "features", "--index", out / "index"),
         *("--shards", out / "shards", "--database", out / "originals.txt", "--output", out / "related"),
-        *("--title", "Related videos found"),
+        *("--title", "Related videos found (half of them trained on, without these labels)"),
     )
 
 
@@ -212,6 +251,11 @@ def judge(config: DemoConfig, stages: Stages) -> dict[str, Any]:
     return read_json(out / "results" / "results.json")
 
 
+def figure(score: dict[str, Any]) -> str:
+    """One cell of the table."""
+    return "-" if score["map"] is None else f"{score['map']:.3f} ({score['low']:.2f}-{score['high']:.2f})"
+
+
 def conclude(config: DemoConfig, results: dict[str, Any], stages: Stages, seconds: float) -> int:
     """Say what came out and what to try next; the exit code says whether training paid."""
     scores = {task["name"]: {each["method"]: each for each in task["methods"]} for task in results["tasks"]}
@@ -220,18 +264,19 @@ def conclude(config: DemoConfig, results: dict[str, Any], stages: Stages, second
     for strength in scores:
         table.add_column(strength, no_wrap=True, justify="right")
     for name in scores[STRENGTHS[0]]:
-        each = [scores[strength][name] for strength in scores]
-        table.add_row(name, *(f"{one['map']:.3f} ({one['low']:.2f}-{one['high']:.2f})" for one in each))
+        table.add_row(name, *(figure(scores[strength][name]) for strength in scores))
     print(flush=True)
     Console(width=max(100, Console().width)).print(table)
-    mean = {name: sum(scores[s][name]["map"] for s in scores) / len(scores) for name in ("mean-pool", "tca-video")}
+    mean = {name: sum(scores[s][name]["map"] or 0 for s in scores) / len(scores) for name in ("mean-pool", "tca-video")}
     publish_json(
         config.output / "outcome.json",
         {"seconds": round(seconds, 1), "stages": {k: round(v, 1) for k, v in stages.seconds.items()}, "mean_map": mean},
     )
     out = config.output
-    weights = f" --weights {config.encoder}" if config.encoder else ""
-    query = f"search/run.py query --index {out}/index{weights} --videos YOUR-VIDEO.mp4"
+    weights = ["--weights", str(config.encoder)] if config.encoder else []
+    query = shlex.join(
+        ["search/run.py", "query", "--index", str(out / "index"), *weights, "--videos", "YOUR-VIDEO.mp4"]
+    )
     print(f"Report, opens in any browser: {out / 'results' / 'report.html'}")
     print(f"All of it took {seconds / 60:.1f} minutes. Next, find a video of your own:\n  {query}", flush=True)
     if not config.small and mean["tca-video"] < mean["mean-pool"]:

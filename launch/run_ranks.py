@@ -153,8 +153,43 @@ def _send(pids: Sequence[int], number: int) -> None:
             pass
 
 
+def run_gently(words: Sequence[str], environment: dict[str, str], grace_seconds: float = 120.0) -> tuple[int, bool]:
+    """Run a command and wait. SIGTERM and SIGINT go on to its ranks (to itself without ranks); a second one ends all.
+
+    Args:
+        words: the whole command line.
+        environment: of the command.
+        grace_seconds: how long it may take to stop when asked to.
+
+    Returns:
+        (its exit code, whether it was asked to stop).
+    """
+    asked = 0
+    # A session of its own: Ctrl-C in a terminal reaches this process only, which passes it on.
+    process = subprocess.Popen(words, env=environment, stdin=subprocess.DEVNULL, start_new_session=True)
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        nonlocal asked
+        asked += 1
+        if number == signal.SIGALRM or asked > 1:
+            _send([*descendants(process.pid), process.pid], signal.SIGKILL)
+            return
+        signal.alarm(max(1, int(grace_seconds)))
+        _send(workers(process.pid) or [process.pid], number)
+
+    handled = (signal.SIGTERM, signal.SIGINT, signal.SIGALRM)
+    previous = {number: signal.signal(number, stop) for number in handled}
+    try:
+        code = process.wait()
+    finally:
+        signal.alarm(0)
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+    return code, asked > 0
+
+
 def run_ranks(words: Sequence[str], count: int, *, output: Path | None = None, grace_seconds: float = 120.0) -> int:
-    """Run a launcher's command line and wait. SIGTERM and SIGINT go on to the workers; a second one ends everything.
+    """Run a launcher's command line as `run_gently` does.
 
     Args:
         words: the whole command line, launcher first.
@@ -166,30 +201,9 @@ def run_ranks(words: Sequence[str], count: int, *, output: Path | None = None, g
         The stage's exit code.
     """
     started = time.time()
-    asked = 0
     with tempfile.TemporaryDirectory(prefix="reelkin-run-") as folder:
-        environment = rank_environment(count) | {EXIT_CODES: folder}
-        # A session of its own: Ctrl-C in a terminal reaches this process only, which passes it on.
-        process = subprocess.Popen(words, env=environment, stdin=subprocess.DEVNULL, start_new_session=True)
-
-        def stop(number: int, frame: FrameType | None) -> None:
-            nonlocal asked
-            asked += 1
-            if number == signal.SIGALRM or asked > 1:
-                _send([*descendants(process.pid), process.pid], signal.SIGKILL)
-                return
-            signal.alarm(max(1, int(grace_seconds)))
-            _send(workers(process.pid) or [process.pid], number)
-
-        handled = (signal.SIGTERM, signal.SIGINT, signal.SIGALRM)
-        previous = {number: signal.signal(number, stop) for number in handled}
-        try:
-            code = process.wait()
-        finally:
-            signal.alarm(0)
-            for number, handler in previous.items():
-                signal.signal(number, handler)
-        return outcome(code, folder=Path(folder), output=output, started=started, stopped=asked > 0)
+        code, stopped = run_gently(words, rank_environment(count) | {EXIT_CODES: folder}, grace_seconds)
+        return outcome(code, folder=Path(folder), output=output, started=started, stopped=stopped)
 
 
 def outcome(code: int, *, folder: Path, output: Path | None, started: float, stopped: bool) -> int:

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import csv
 import io
+import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..core.errors import ReelkinError
+from ..core.errors import DataError, ReelkinError
 from ..core.files import publish_text
 from ..core.seeds import seed_of
+from ..evaluate.ground_truth import read_ground_truth
+from ..shards.isolation import ProbePool
 from ..shards.sources import VideoInput
 
 LEAST_GROUPS = 4
@@ -39,34 +42,32 @@ class Split:
 def groups_csv_in(folder: Path) -> Path | None:
     """The first CSV of the folder, by name, whose header has the columns file and group; None without one."""
     for path in sorted(folder.glob("*.csv")):
-        with open(path, encoding="utf-8-sig", errors="replace", newline="") as file:
-            if {"file", "group"} <= set(next(csv.reader(file), [])):
+        with open(path, encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
+            if {"file", "group"} <= {name.strip() for name in next(csv.reader(file), [])}:
                 return path
     return None
 
 
-def read_groups(path: Path, inputs: Iterable[VideoInput]) -> dict[str, str]:
-    """Group of every input; one that the file does not name, or names with an empty group, is a group of its own.
+def group_videos(video_ids: Sequence[str], groups_csv: Path | None) -> dict[str, str]:
+    """Group of every video; one that the CSV does not name, or names with an empty group, is a group of its own.
 
     Raises:
-        ReelkinError: the file lacks the columns, or names none of the videos.
+        ReelkinError: the CSV cannot be read, puts a video into two groups, or names none of the videos.
     """
-    with open(path, encoding="utf-8-sig", newline="") as file:
-        rows = list(csv.DictReader(file))
-    column = "file" if rows and "file" in rows[0] else "video_id"
-    if not rows or not {column, "group"} <= set(rows[0]):
-        raise ReelkinError(f"{path} needs a header with the columns file (or video_id) and group, and rows below it")
-    named = {row[column]: (row["group"] or "").strip() for row in rows}
-    groups, known = {}, 0
-    for entry in inputs:
-        found = next((named[name] for name in (entry.name, entry.video_id) if name in named), None)
-        known += found is not None
-        groups[entry.video_id] = found or entry.video_id
-    if not known:
-        raise ReelkinError(
-            f"{path} names none of the videos; its column {column} holds for example {next(iter(named))!r}"
-        )
-    return groups
+    named = read_ground_truth(groups_csv, video_ids).groups if groups_csv else {}
+    if groups_csv and not set(named) & set(video_ids):
+        example = next(iter(named), "no video in a group")
+        raise ReelkinError(f"{groups_csv} names none of the videos ({video_ids[0]!r}, ...); it holds {example!r}")
+    # Marked, so that a video named "beach" does not join a group of that name.
+    return {video_id: named.get(video_id) or f"only {video_id}" for video_id in video_ids}
+
+
+def readable(inputs: Sequence[VideoInput]) -> list[VideoInput]:
+    """The inputs that hold a video: each is probed in a child process, as a build of shards does it."""
+    files = [entry for entry in inputs if entry.reason is None]
+    with ProbePool(len(os.sched_getaffinity(0))) as pool:
+        found = pool.map([(entry.path, entry.bytes) for entry in files])
+        return [entry for entry, facts in zip(files, found, strict=True) if not isinstance(facts, DataError)]
 
 
 def split_by_group(groups: Mapping[str, str], seed: int) -> Split:
@@ -78,8 +79,8 @@ def split_by_group(groups: Mapping[str, str], seed: int) -> Split:
     names = sorted(set(groups.values()), key=lambda name: seed_of("demo split", seed, name))
     if len(names) < LEAST_GROUPS:
         raise ReelkinError(
-            f"the videos show {len(names)} different things; at least {LEAST_GROUPS} are needed, so that half can be "
-            "held out from training. Add videos, or leave VIDEOS out to see the demo's own"
+            f"the usable videos show {len(names)} different things; at least {LEAST_GROUPS} are needed, so that half "
+            "can be held out from training. Add videos, or leave VIDEOS out to see the demo's own"
         )
     held_out = set(names[: (len(names) + 1) // 2])
     ids = sorted(groups)

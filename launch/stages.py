@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import shlex
-import subprocess
 import sys
 import time
 from pathlib import Path
 
 from ..core.errors import ExitCode, ReelkinError
-from .run_ranks import choose_launcher, launcher_prefix, run_ranks
+from .run_ranks import choose_launcher, launcher_prefix, run_gently, run_ranks
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -58,7 +58,8 @@ class Stages:
         if launcher:
             code = run_ranks([*launcher_prefix(ranks, launcher), *command], ranks, output=output)
         else:
-            code = subprocess.run(command, check=False).returncode
+            code, stopped = run_gently(command, dict(os.environ))
+            code = int(ExitCode.STOPPED) if stopped else code
         self.seconds[title] = time.monotonic() - started
         if code == ExitCode.STOPPED:
             raise KeyboardInterrupt
