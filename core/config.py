@@ -22,16 +22,11 @@ from typing import Any, TypeVar
 import tyro
 
 from .errors import ExitCode, ReelkinError
+from .launched import launched_rank
+
+__all__ = ["as_dict", "command", "launched_rank", "parse"]
 
 Config = TypeVar("Config")
-
-
-def launched_rank() -> int:
-    """This process's rank as its launcher (horovodrun, mpirun, torchrun) gave it; 0 when started alone."""
-    for variable in ("HOROVOD_RANK", "OMPI_COMM_WORLD_RANK", "RANK"):
-        if os.environ.get(variable, "").isdigit():
-            return int(os.environ[variable])
-    return 0
 
 
 def _say(text: str) -> None:
@@ -86,6 +81,10 @@ def command(main: Callable[[Sequence[str] | None], int]) -> Callable[..., int]:
 
     @functools.wraps(main)
     def wrapped(argv: Sequence[str] | None = None) -> int:
+        for stream in (sys.stdout, sys.stderr):
+            # A file name may hold bytes that are no text; a message must not fail for it.
+            if hasattr(stream, "reconfigure"):
+                stream.reconfigure(errors="backslashreplace")
         try:
             return int(main(argv))
         except ReelkinError as error:

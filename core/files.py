@@ -29,6 +29,11 @@ def _temporary_beside(path: Path) -> Path:
     return path.with_name(f".{path.name[:100]}{PARTIAL}{os.getpid()}-{uuid.uuid4().hex[:8]}")
 
 
+def is_partial(path: Path) -> bool:
+    """Whether a file or folder bears one of the temporary names of this module."""
+    return path.name.startswith(".") and PARTIAL in path.name
+
+
 def _umask() -> int:
     # The process's umask can only be read by setting it.
     mask = os.umask(0o022)

@@ -69,6 +69,8 @@ class InputOptions:
             if not self.encoder:
                 raise UsageError(f"encoder: --shards needs --encoder; {encoder_list()}")
             _ = self.spec  # complains about a bad value
+            if self.shards.resolve() == self.output.resolve():
+                raise UsageError("output: must be another folder than --shards")
         if self.limit is not None and self.limit < 1:
             raise UsageError(f"limit: {self.limit} is below 1; leave it out to take every video")
 

@@ -13,7 +13,7 @@ from ..core.errors import ExitCode, ReelkinError, UsageError
 from ..core.files import publish_json, sha256_file
 from ..extract.store import FeatureStore
 from .embed import Embedding, iter_embeddings
-from .index import Hit, SearchIndex, build_index
+from .index import Hit, SearchIndex, build_index, refuse_other_folder
 from .query import Rejected, VideoEmbedder
 from .text import shown
 
@@ -71,6 +71,7 @@ class QueryConfig:
 
 def run_index(config: IndexConfig) -> int:
     """Build an index and say what was built."""
+    refuse_other_folder(config.output)
     store = FeatureStore.open(config.features)
     num_frames = sum(store.num_frames(video_id) for video_id in store.video_ids)
     vectors = 4 * len(store) * store.dim

@@ -26,8 +26,18 @@ import safetensors.numpy
 from numpy.typing import NDArray
 from torch import nn
 
-from ..core.errors import ReelkinError
-from ..core.files import publish_json, publish_table, publishing, publishing_folder, read_json, read_table, sha256_file
+from ..core.errors import ReelkinError, UsageError
+from ..core.files import (
+    is_partial,
+    publish_json,
+    publish_table,
+    publish_text,
+    publishing,
+    publishing_folder,
+    read_json,
+    read_table,
+    sha256_file,
+)
 from ..core.progress import Progress
 from ..extract.describe import COMPARED
 from ..extract.store import FeatureStore, write_store
@@ -38,6 +48,8 @@ from .similarity import chamfer_matrix, unit_rows
 
 FORMAT, VERSION = "reelkin-index", 1
 PCA_FILE = "pca.safetensors"
+UNFINISHED, MARKER = "UNFINISHED", "a reelkin-index is being built here, or its building was stopped\n"
+"""Stands in the folder while an index is being built there: what a killed build leaves may be replaced."""
 FEATURE_KEYS = ("dim", "encoder", "pca", "sampling")
 """What of a feature store must agree between an index and its queries."""
 
@@ -61,11 +73,12 @@ def build_index(
 
     Args:
         store: features.
-        output: folder; an older index there is replaced.
+        output: folder; an older or unfinished index there is replaced, anything else is refused.
         model: model folder, copied into the index. Default: mean pooling, for which nothing need be trained.
         frames: keep frame embeddings, for search at frame level.
 
     Raises:
+        UsageError: ``output`` holds something that is no index.
         ReelkinError: the store is empty or lacks its PCA, the model takes other features, or an embedding is
             not finite.
     """
@@ -75,7 +88,8 @@ def build_index(
         raise ReelkinError(f"{store.path} holds no video with features, so there is nothing to index")
     module = load_model(model) if model else MeanPooling(MeanPoolingConfig(dim=store.dim))
     check_model(module, store, Path(model) if model else None, store.info)
-    output.mkdir(parents=True, exist_ok=True)
+    refuse_other_folder(output)
+    publish_text(output / UNFINISHED, MARKER)
     (output / "index.json").unlink(missing_ok=True)  # from here on the folder is no index until it is whole again
     embedding_VD = _embed_all(store, output, module, frames)
     _write_vectors(output, embedding_VD)
@@ -105,7 +119,24 @@ def build_index(
     }
     info["files"] = {name: _fingerprint(output / name) for name in _listed_files(output)}
     publish_json(output / "index.json", info)
+    (output / UNFINISHED).unlink()
     return SearchIndex.open(output)
+
+
+def refuse_other_folder(output: Path) -> None:
+    """Raise UsageError when ``output`` holds anything but an index, finished or not: building one replaces files."""
+    if not output.exists():
+        return
+    if not output.is_dir():
+        raise UsageError(f"output: {output} is a file; name a folder")
+    names = sorted(path.name for path in output.iterdir() if not is_partial(path))
+    if not names or (UNFINISHED in names and (output / UNFINISHED).read_text(errors="replace") == MARKER):
+        return
+    info = read_json(output / "index.json") if "index.json" in names else None
+    if not isinstance(info, dict) or info.get("format") != FORMAT:
+        raise UsageError(
+            f"output: {output} is not empty and holds no index ({names[0]!r}); name an empty or a new folder"
+        )
 
 
 def _copy_pca(store: FeatureStore, output: Path) -> dict[str, Any]:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from ..errors import UsageError
+from ..launched import launcher_present
 
 Backend = Literal["horovod", "torch", "single"]
 
@@ -27,29 +28,15 @@ class Launch:
 def read_launch() -> Launch:
     """Read the launcher's variables.
 
-    ``horovodrun`` over gloo sets HOROVOD_RANK; over MPI (and ``mpirun``) it is Open MPI that sets its own.
-
     Raises:
         UsageError: a variable is missing or not a number.
     """
-    for launcher, rank, size, local_rank, local_size, host in (
-        ("horovodrun", "HOROVOD_RANK", "HOROVOD_SIZE", "HOROVOD_LOCAL_RANK", "HOROVOD_LOCAL_SIZE", _GLOO_HOST),
-        ("torchrun", "RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR"),
-        ("horovodrun", *(f"OMPI_COMM_WORLD_{x}" for x in ("RANK", "SIZE", "LOCAL_RANK", "LOCAL_SIZE")), ""),
-    ):
-        if rank in os.environ and size in os.environ:
-            return Launch(
-                launcher,  # type: ignore[arg-type]
-                _number(rank, launcher),
-                _number(size, launcher),
-                _number(local_rank, launcher),
-                _number(local_size, launcher),
-                os.environ.get(host, ""),
-            )
-    return Launch("none")
-
-
-_GLOO_HOST = "HOROVOD_GLOO_RENDEZVOUS_ADDR"
+    found = launcher_present()
+    if found is None:
+        return Launch("none")
+    rank, size = _number(found.rank, found.launcher), _number(found.size, found.launcher)
+    local_rank, local_size = _number(found.local_rank, found.launcher), _number(found.local_size, found.launcher)
+    return Launch(found.launcher, rank, size, local_rank, local_size, os.environ.get(found.host, ""))
 
 
 def _number(variable: str, launcher: str) -> int:

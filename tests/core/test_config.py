@@ -9,8 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from reelkin.core.config import as_dict, command, parse
+from reelkin.core.config import as_dict, command, launched_rank, parse
+from reelkin.core.engine.environment import read_launch
 from reelkin.core.errors import DataError, ExitCode, Reason, ReelkinError, UsageError
+from reelkin.core.launched import LAUNCHERS
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,10 +74,43 @@ def test_an_unknown_flag_is_an_error(capsys):
 
 def test_only_the_first_of_many_ranks_speaks(capsys, monkeypatch):
     monkeypatch.setenv("RANK", "1")
+    monkeypatch.setenv("WORLD_SIZE", "2")
     with pytest.raises(SystemExit) as stop:
         read()
     assert stop.value.code == ExitCode.USAGE
     assert capsys.readouterr().err == ""
+
+
+def clear_launcher(monkeypatch):
+    for variables in LAUNCHERS:
+        for name in variables[1:5]:
+            monkeypatch.delenv(name, raising=False)
+
+
+@pytest.mark.parametrize("variables", LAUNCHERS, ids=lambda variables: variables.rank)
+def test_command_lines_and_engine_agree_on_who_is_launched(variables, monkeypatch):
+    clear_launcher(monkeypatch)
+    monkeypatch.setenv(variables.rank, "1")  # alone: left over in some shell, and no launch
+    assert launched_rank() == read_launch().rank == 0
+    for name in (variables.size, variables.local_rank, variables.local_size):
+        monkeypatch.setenv(name, "2")
+    assert launched_rank() == read_launch().rank == 1
+
+
+def test_a_message_with_a_file_name_that_is_no_text_is_printed():
+    script = (
+        "from reelkin.core.config import command\nimport sys\n"
+        "from reelkin.core.errors import ReelkinError\n"
+        "@command\ndef main(argv):\n"
+        "    print('reading', 'a\\udcff.mp4')\n"
+        "    raise ReelkinError('cannot read a\\udcff.mp4')\n"
+        "sys.exit(main())\n"
+    )
+    environment = {**os.environ, "PYTHONIOENCODING": "utf-8:strict"}
+    command = [sys.executable, "-c", script]
+    done = subprocess.run(command, check=False, capture_output=True, text=True, env=environment, timeout=60)
+    assert (done.returncode, done.stdout) == (1, "reading a\\udcff.mp4\n")
+    assert done.stderr == "error: cannot read a\\udcff.mp4\n"
 
 
 @pytest.mark.parametrize(

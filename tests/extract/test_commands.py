@@ -53,6 +53,7 @@ def test_without_arguments_they_say_what_is_missing_and_show_a_line(capfd: pytes
         (["--shards", "x", "--encoder", "torchscript"], "needs --weights FILE"),
         (["--features", "x"], "--features needs --pca"),
         (["--shards", "x", "--encoder", "resnet50", "--limit", "0"], "limit: 0 is below 1"),
+        (["--shards", "store/", "--encoder", "resnet50"], "output: must be another folder than --shards"),
     ],
 )
 def test_flags_that_do_not_fit_are_named(flags: list[str], words: str, capfd: pytest.CaptureFixture[str]) -> None:

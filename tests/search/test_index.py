@@ -10,10 +10,11 @@ import numpy as np
 import pytest
 import torch
 
-from reelkin.core.errors import ReelkinError
+from reelkin.core.errors import ReelkinError, UsageError
 from reelkin.core.files import sha256_file
 from reelkin.extract.pca import fit_pca
 from reelkin.extract.store import FeatureStore, write_store
+from reelkin.search import index as index_module
 from reelkin.search.embed import FeaturesInMemory, embed_frames, embed_videos, mean_pooled
 from reelkin.search.index import SearchIndex, build_index
 from reelkin.search.similarity import chamfer, cosine
@@ -179,6 +180,37 @@ def test_building_again_replaces_the_index(store: FeatureStore, model_folder: Pa
     assert sha256_file(tmp_path / "index" / "index.json") != before
     build_index(store, tmp_path / "index", model_folder)
     assert sha256_file(tmp_path / "index" / "index.json") == before
+
+
+def test_a_folder_that_holds_something_else_is_left_alone(store: FeatureStore, tmp_path: Path) -> None:
+    photos = tmp_path / "photos"
+    (photos / "frames").mkdir(parents=True)
+    (photos / "frames" / "1.png").write_bytes(b"dear")
+    for content in (None, "{}", '{"format": "of others"}'):
+        if content is not None:
+            (photos / "index.json").write_text(content)
+        before = sorted(path.name for path in photos.rglob("*"))
+        with pytest.raises(UsageError, match="is not empty and holds no index"):
+            build_index(store, photos)
+        assert sorted(path.name for path in photos.rglob("*")) == before
+        assert (photos / "frames" / "1.png").read_bytes() == b"dear"
+    with pytest.raises(UsageError, match="is a file"):
+        build_index(store, photos / "index.json")
+    (tmp_path / "empty").mkdir()
+    assert len(build_index(store, tmp_path / "empty")) == 9
+
+
+def test_an_unfinished_index_is_built_anew(
+    store: FeatureStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patched:
+        patched.setattr(index_module, "_write_vectors", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            build_index(store, tmp_path / "index")
+    with pytest.raises(ReelkinError, match="no finished index"):
+        SearchIndex.open(tmp_path / "index")
+    assert len(build_index(store, tmp_path / "index")) == 9
+    assert not (tmp_path / "index" / index_module.UNFINISHED).exists()
 
 
 def test_a_model_of_another_width_is_refused(store: FeatureStore, tmp_path: Path) -> None:
