@@ -62,7 +62,7 @@ _MEANINGS: dict[Reason, str] = {
     Reason.TOO_LARGE: "the file is larger than a shard member may be",
     Reason.TOO_LONG: "the video is longer than the limit",
     Reason.DUPLICATE_ID: "another input already bears this id",
-    Reason.BAD_ID: "the id is empty or holds control characters",
+    Reason.BAD_ID: "the id is empty, holds control characters, or begins or ends with a space",
     Reason.TIMEOUT: "probing or decoding took longer than the limit",
     Reason.DECODER_DIED: "the process that read the file was killed by it",
     Reason.ENCODER_FAILED: "the encoder's output is not finite",

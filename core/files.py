@@ -1,19 +1,24 @@
 """Files that appear whole or not at all.
 
 A file is written under a temporary name in its own folder, flushed to the disk, renamed, and the folder is flushed:
-after a crash the final name holds either the old content or the new one. Temporary names hold ``.partial-``, so that a
-reader, a pattern such as ``*.tar`` and a clean-up can tell them apart.
+after a crash the final name holds either the old content or the new one. Temporary names begin with a dot, hold
+``.partial-`` and say which process writes them, so that a reader, a pattern such as ``*.tar`` and `remove_partials` can
+tell them apart.
 """
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
+import re
 import shutil
+import time
 import uuid
+import zlib
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -23,15 +28,55 @@ import pyarrow.parquet as pq
 from .errors import ReelkinError
 
 PARTIAL = ".partial-"
+_DAY_SECONDS = 86400.0
+_DISK_ERRORS = (errno.ENOSPC, errno.EFBIG, errno.EDQUOT, errno.EIO, errno.EROFS)
+
+
+def _host() -> str:
+    return f"{zlib.crc32(os.uname().nodename.encode()):08x}"
 
 
 def _temporary_beside(path: Path) -> Path:
-    return path.with_name(f".{path.name[:100]}{PARTIAL}{os.getpid()}-{uuid.uuid4().hex[:8]}")
+    return path.with_name(f".{path.name[:100]}{PARTIAL}{_host()}-{os.getpid()}-{uuid.uuid4().hex[:8]}")
 
 
 def is_partial(path: Path) -> bool:
     """Whether a file or folder bears one of the temporary names of this module."""
     return path.name.startswith(".") and PARTIAL in path.name
+
+
+def remove_partials(folder: str | Path) -> None:
+    """Remove what killed processes left half written directly in ``folder``.
+
+    Only names of this module are touched: those whose process ran on this host and is gone, and those of any host that
+    were not written to for a day.
+    """
+    folder = Path(folder)
+    for path in folder.glob(f".*{PARTIAL}*") if folder.is_dir() else ():
+        try:
+            if not _is_abandoned(path):
+                continue
+            if path.is_dir() and not path.is_symlink():
+                shutil.rmtree(path)
+            else:
+                path.unlink()
+        except OSError:  # another process cleans up too, or it is not ours to remove; it does no harm
+            continue
+
+
+def _is_abandoned(path: Path) -> bool:
+    if time.time() - path.lstat().st_mtime > _DAY_SECONDS:
+        return True
+    written_by = re.fullmatch(r"([0-9a-f]{8})-([0-9]+)-[0-9a-f]{8}", path.name.rpartition(PARTIAL)[2])
+    if written_by is None or written_by[1] != _host():
+        return False
+    try:
+        os.kill(int(written_by[2]), 0)
+    except (ProcessLookupError, OverflowError):
+        return True
+    except PermissionError:  # alive, another user's
+        return False
+    return False
 
 
 def _umask() -> int:
@@ -50,6 +95,25 @@ def _flush(path: Path) -> None:
 
 
 @contextmanager
+def _writing(path: Path, advice: str) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise ReelkinError(f"cannot write {path}: {error.strerror or error}. {advice}") from error
+
+
+@contextmanager
+def _body(path: Path, advice: str, temporary: Path) -> Iterator[None]:
+    """Around the caller's part: only what is about the disk or about ``temporary`` is a failure to write ``path``."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in _DISK_ERRORS and temporary.name.rpartition(PARTIAL)[2] not in str(error):
+            raise
+        raise ReelkinError(f"cannot write {path}: {error.strerror or error}. {advice}") from error
+
+
+@contextmanager
 def publishing(path: str | Path) -> Iterator[Path]:
     """Yield a temporary path; what the body writes there becomes ``path`` when the body ends without an error.
 
@@ -60,53 +124,59 @@ def publishing(path: str | Path) -> Iterator[Path]:
         A path in the same folder that does not exist yet.
 
     Raises:
-        ReelkinError: the disk is full or the folder cannot be written; the message names ``path``.
+        ReelkinError: the disk is full or the folder cannot be written; the message names ``path``. What else goes wrong
+            in the body (its input cannot be read) is raised as it is.
     """
     path = Path(path)
     temporary = _temporary_beside(path)
+    advice = "Make room or check the permissions, then run the same command again: what was published before is kept"
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        yield temporary
-        os.chmod(temporary, 0o666 & ~_umask())
-        _flush(temporary)
-        os.replace(temporary, path)
-        _flush(path.parent)
-    except OSError as error:
-        raise ReelkinError(
-            f"cannot write {path}: {error.strerror or error}. Make room or check the folder's permissions, then run "
-            "the same command again: what was published before is kept"
-        ) from error
+        with _writing(path, advice):
+            path.parent.mkdir(parents=True, exist_ok=True)
+        with _body(path, advice, temporary):
+            yield temporary
+        with _writing(path, advice):
+            os.chmod(temporary, 0o666 & ~_umask())
+            _flush(temporary)
+            os.replace(temporary, path)
+            _flush(path.parent)
     finally:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
 
 
 @contextmanager
 def publishing_folder(path: str | Path) -> Iterator[Path]:
     """Like `publishing`, for a folder: the body fills a temporary folder, which is then renamed to ``path``.
 
-    An existing folder of that name is moved aside and removed once the new one stands under its name.
+    An existing folder of that name is moved aside, and removed once the new one stands under its name. These are two
+    renames: a crash between them leaves no ``path``, but the old and the new folder, both whole, under temporary names
+    beside it (until `remove_partials`). Where the second rename fails the old folder is moved back.
 
     Raises:
         ReelkinError: as `publishing`.
     """
     path = Path(path)
-    temporary = _temporary_beside(path)
-    replaced = _temporary_beside(path)
+    temporary, replaced = _temporary_beside(path), _temporary_beside(path)
+    advice = "Make room or check the permissions, then run the same command again"
     try:
-        temporary.mkdir(parents=True)
-        yield temporary
-        for file in sorted(temporary.rglob("*")):
-            _flush(file)
-        _flush(temporary)
-        if path.exists():
-            os.rename(path, replaced)
-        os.rename(temporary, path)
-        _flush(path.parent)
-    except OSError as error:
-        raise ReelkinError(
-            f"cannot write the folder {path}: {error.strerror or error}. Make room or check the permissions, then run "
-            "the same command again"
-        ) from error
+        with _writing(path, advice):
+            temporary.mkdir(parents=True)
+        with _body(path, advice, temporary):
+            yield temporary
+        with _writing(path, advice):
+            for file in sorted(temporary.rglob("*")):
+                _flush(file)
+            _flush(temporary)
+            if path.exists():
+                os.rename(path, replaced)
+            try:
+                os.rename(temporary, path)
+            except BaseException:
+                if replaced.exists():
+                    os.rename(replaced, path)
+                raise
+            _flush(path.parent)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
         if path.exists():

@@ -18,7 +18,7 @@ import numpy as np
 
 from ..core.engine import Engine
 from ..core.errors import DataError, ReelkinError, UsageError
-from ..core.files import publish_json, publishing, read_json, sha256_file
+from ..core.files import publish_json, publishing, read_json, remove_partials, sha256_file
 from ..core.progress import Progress
 from ..core.seeds import seed_of
 from ..shards.manifest import ClipRow, VideoRow
@@ -217,6 +217,7 @@ def _unfinished(output: Path, work: Sequence[ShardWork], settings: dict[str, Any
         whole = file.exists() and file.stat().st_size == record["block"]["bytes"]
         if record["settings"] != settings or record["fingerprint"] != item.fingerprint or not whole:
             todo.append(item.shard)
+    remove_partials(output)
     if todo:
         (output / "store.json").unlink(missing_ok=True)
     return todo
@@ -266,6 +267,8 @@ def _extract_shard(
         features.append(matrix)
         times.append(seconds)
         progress.advance(note=f"{describer.frames_encoded} frames")
+    # A record must never stand beside a block that it does not speak of.
+    (output / item.record).unlink(missing_ok=True)
     block = write_block(output / item.block, features, times, describer.dim)
     record = {"format": RECORD_FORMAT, "version": RECORD_VERSION, "settings": settings, "fingerprint": item.fingerprint}
     publish_json(output / item.record, {**record, "block": asdict(block), "rows": [asdict(row) for row in rows]})

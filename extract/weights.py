@@ -6,6 +6,7 @@ Only tensors are read: ``.pth`` with ``weights_only=True``, or ``.safetensors``.
 from __future__ import annotations
 
 import hashlib
+import http.client
 import logging
 import urllib.error
 import urllib.request
@@ -74,7 +75,7 @@ def published_weights(url: str, sha256_prefix: str) -> Weights:
         log.info("downloading %s", url)
         try:
             _download(url, path, sha256_prefix)
-        except (urllib.error.URLError, TimeoutError, ConnectionError) as error:
+        except (urllib.error.URLError, TimeoutError, ConnectionError, http.client.HTTPException) as error:
             raise ReelkinError(
                 f"the weights {url} cannot be downloaded ({getattr(error, 'reason', error)}). Fetch the file elsewhere "
                 f"and put it at {path} (or pass it with --weights FILE), or run with --weights random to try the "

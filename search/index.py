@@ -36,6 +36,7 @@ from ..core.files import (
     publishing_folder,
     read_json,
     read_table,
+    remove_partials,
     sha256_file,
 )
 from ..core.progress import Progress
@@ -90,6 +91,7 @@ def build_index(
     check_model(module, store, Path(model) if model else None, store.info)
     refuse_other_folder(output)
     publish_text(output / UNFINISHED, MARKER)
+    remove_partials(output)
     (output / "index.json").unlink(missing_ok=True)  # from here on the folder is no index until it is whole again
     embedding_VD = _embed_all(store, output, module, frames)
     _write_vectors(output, embedding_VD)

@@ -21,7 +21,7 @@ from ..core.config import as_dict
 from ..core.engine import Engine, start
 from ..core.engine.environment import read_launch
 from ..core.errors import DataError, ExitCode, Reason, ReelkinError, UsageError
-from ..core.files import PARTIAL, publish_json, publish_table, read_json, sha256_file
+from ..core.files import publish_json, publish_table, read_json, remove_partials, sha256_file
 from ..core.progress import Progress
 from .build_config import BuildConfig
 from .isolation import ProbePool
@@ -137,8 +137,8 @@ def _prepare(config: BuildConfig) -> dict[str, Any]:
 
 def _tidy(output: Path, plan: Plan) -> None:
     """Remove what a killed run left half written, and shards beyond the plan of a rebuild."""
-    for path in [*output.glob(f".*{PARTIAL}*"), *(output / RECORDS).glob(f".*{PARTIAL}*")]:
-        path.unlink(missing_ok=True)
+    remove_partials(output)
+    remove_partials(output / RECORDS)
     wanted = {group.shard_name for group in plan.groups}
     for path in output.glob("clips-*.tar"):
         if path.name not in wanted:

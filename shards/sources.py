@@ -207,6 +207,9 @@ def _checked(candidate: _Candidate, video_id: str) -> VideoInput:
             "the id holds control characters or bytes that are no UTF-8; rename the file, or give an id in a .csv list"
         )
         return replace(entry, reason=Reason.BAD_ID, detail=text)
+    if video_id != video_id.strip():
+        text = "the id begins or ends with a space; rename the file, or give an id in a .csv list"
+        return replace(entry, reason=Reason.BAD_ID, detail=text)
     if not candidate.path:
         return replace(entry, reason=Reason.MISSING, detail="the list gives no path")
     try:

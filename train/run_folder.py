@@ -26,19 +26,25 @@ import numpy as np
 import torch
 
 from ..core.errors import ReelkinError
-from ..core.files import publish_json, publish_text, publishing_folder, read_json, sha256_file
+from ..core.files import publish_json, publish_text, publishing_folder, read_json, remove_partials, sha256_file
 
 log = logging.getLogger("reelkin.train")
 _STEP = re.compile(r"step-(\d+)")
 
 
 class RunFolder:
-    """A run's folder at ``path``; made when first written to."""
+    """A run's folder at ``path``; made when first written to.
+
+    Attributes:
+        path, checkpoints, model: folders.
+        announced: whether `announce` was called: from then on the outcome is this run's to write.
+    """
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
         self.checkpoints = self.path / "checkpoints"
         self.model = self.path / "model"
+        self.announced = False
 
     # -- checkpoints
 
@@ -122,6 +128,19 @@ class RunFolder:
         """Drop rows of steps after ``step``: they will be made again."""
         kept = [row for row in self.metrics() if row.get("step", 0) <= step]
         publish_text(self.path / "metrics.jsonl", "".join(json.dumps(row) + "\n" for row in kept))
+
+    def announce(self, config: Mapping[str, Any]) -> None:
+        """This run begins: write config.json and "running", and remove what killed runs left half written."""
+        for folder in (self.path, self.checkpoints):
+            remove_partials(folder)
+        publish_json(self.path / "config.json", dict(config))
+        self.write_outcome(None, "running")
+        self.announced = True
+
+    def write_failure(self, exit_code: int, reason: str) -> None:
+        """Say that the run failed, unless it never began and the outcome is that of an earlier run."""
+        if self.announced or not (self.path / "outcome.json").exists():
+            self.write_outcome(exit_code, reason)
 
     def write_outcome(self, exit_code: int | None, reason: str, **facts: Any) -> None:
         """Say how the run stands; ``exit_code`` None while it is running."""

@@ -10,7 +10,6 @@ from typing import Any
 from ..core.config import as_dict
 from ..core.engine import Engine, start
 from ..core.errors import ExitCode, UsageError
-from ..core.files import publish_json
 from ..core.logs import setup_logging
 from ..extract.store import FeatureStore
 from . import recipe_tca
@@ -53,7 +52,8 @@ def recipe_named(arguments: list[str]) -> Recipe:
 def run(recipe: Recipe, config: TcaRecipe) -> int:
     """Train, under whatever launcher started this process; returns the exit code.
 
-    However the run ends, short of being killed, outcome.json in the run folder says how.
+    However the run ends, short of being killed, outcome.json in the run folder says how; a start that fails leaves the
+    outcome of an earlier run there as it is.
     """
     folder = RunFolder(config.output)
     with start(config.backend, config.deadline) as engine:
@@ -63,7 +63,7 @@ def run(recipe: Recipe, config: TcaRecipe) -> int:
         except Exception as error:
             if engine.is_main:
                 code = ExitCode.USAGE if isinstance(error, UsageError) else ExitCode.FAILED
-                _write_failure(folder, code, f"{type(error).__name__}: {error}")
+                folder.write_failure(int(code), f"{type(error).__name__}: {error}")
             raise
         return int(outcome.exit_code)
 
@@ -77,7 +77,7 @@ def _run(recipe: Recipe, config: TcaRecipe, engine: Engine, folder: RunFolder) -
         described = {"config": as_dict(config), "steps": trainer.steps, "versions": versions(), **ranks}
         log.info("%s", built.positives.summary)
         log.info("%d steps of %d anchors, %d ranks (%s)", trainer.steps, config.batch_size, engine.size, engine.backend)
-        trainer.before_first_step = lambda: _announce(folder, {**described, "identity": trainer.identity})
+        trainer.before_first_step = lambda: folder.announce({**described, "identity": trainer.identity})
     outcome = trainer.train()
     if engine.is_main:
         if outcome.exit_code == ExitCode.OK:
@@ -86,15 +86,3 @@ def _run(recipe: Recipe, config: TcaRecipe, engine: Engine, folder: RunFolder) -
         folder.write_outcome(int(outcome.exit_code), outcome.reason, **facts)
         log.info("%s after %d steps: %s", outcome.reason, outcome.steps, folder.path)
     return outcome
-
-
-def _announce(folder: RunFolder, described: dict[str, Any]) -> None:
-    publish_json(folder.path / "config.json", described)
-    folder.write_outcome(None, "running")
-
-
-def _write_failure(folder: RunFolder, code: ExitCode, reason: str) -> None:
-    # A refusal to resume must not overwrite how the earlier run in this folder ended.
-    if code == ExitCode.USAGE and (folder.path / "outcome.json").exists():
-        return
-    folder.write_outcome(int(code), reason)

@@ -1,11 +1,13 @@
 """Atomic publication: whole or not at all."""
 
+import errno
 import json
 import os
 import resource
 import stat
 import subprocess
 import sys
+import time
 
 import pyarrow as pa
 import pytest
@@ -20,6 +22,7 @@ from reelkin.core.files import (
     publishing_folder,
     read_json,
     read_table,
+    remove_partials,
     sha256_bytes,
     sha256_file,
 )
@@ -88,6 +91,69 @@ def test_a_published_folder_replaces_the_old_one_whole(tmp_path):
     with pytest.raises(KeyError), publishing_folder(tmp_path / "model") as temporary:
         raise KeyError
     assert os.listdir(tmp_path / "model") == ["two"]
+
+
+def test_what_else_fails_in_the_body_is_not_called_a_failure_to_write(tmp_path):
+    for publish in (publishing, publishing_folder):
+        with pytest.raises(FileNotFoundError, match="input"), publish(tmp_path / "x"):
+            (tmp_path / "input").read_bytes()
+        with pytest.raises(TimeoutError), publish(tmp_path / "x"):
+            raise TimeoutError("a server is silent")
+    assert os.listdir(tmp_path) == []
+
+
+def test_a_place_that_cannot_be_written_is_named(tmp_path):
+    (tmp_path / "file").write_bytes(b"")
+    for publish in (publishing, publishing_folder):
+        with pytest.raises(ReelkinError, match="cannot write .*file/x"), publish(tmp_path / "file" / "x"):
+            pass
+    for failing in (OSError(errno.ENOSPC, "No space left"), OSError(errno.EIO, "I/O")):
+        with pytest.raises(ReelkinError, match="cannot write .*y: "), publishing(tmp_path / "y"):
+            raise failing
+    with pytest.raises(ReelkinError, match="cannot write .*y: "), publishing(tmp_path / "y") as temporary:
+        (temporary / "no folder").write_bytes(b"")
+
+
+def test_a_folder_comes_back_when_the_new_one_cannot_take_its_place(tmp_path, monkeypatch):
+    with publishing_folder(tmp_path / "model") as temporary:
+        (temporary / "old").write_text("old")
+    rename = os.rename
+
+    def second_fails(source, target):
+        if (tmp_path / "model").exists() or (PARTIAL in str(source) and (source / "old").exists()):
+            return rename(source, target)
+        raise PermissionError(errno.EACCES, "no")
+
+    monkeypatch.setattr(os, "rename", second_fails)
+    with pytest.raises(ReelkinError, match="cannot write .*model"), publishing_folder(tmp_path / "model") as temporary:
+        (temporary / "new").write_text("new")
+    assert os.listdir(tmp_path) == ["model"] and os.listdir(tmp_path / "model") == ["old"]
+
+
+def test_partial_files_of_dead_processes_are_removed_and_nothing_else(tmp_path):
+    script = (
+        "import os, sys\n"
+        "from reelkin.core.files import publishing, publishing_folder\n"
+        "with publishing(sys.argv[1] + '/x') as file, publishing_folder(sys.argv[1] + '/y') as folder:\n"
+        "    file.write_bytes(b'half')\n"
+        "    (folder / 'z').write_bytes(b'half')\n"
+        "    os._exit(0)\n"
+    )
+    subprocess.run([sys.executable, "-c", script, str(tmp_path)], check=True, timeout=120)
+    assert len(os.listdir(tmp_path)) == 2
+    foreign = tmp_path / f".x{PARTIAL}00000000-1-00000000"  # of another host
+    foreign.write_bytes(b"")
+    old = tmp_path / f".x{PARTIAL}00000000-1-11111111"
+    old.write_bytes(b"")
+    os.utime(old, (time.time() - 2 * 86400,) * 2)
+    kept = tmp_path / f"mine{PARTIAL}1"
+    kept.write_bytes(b"")
+    os.utime(kept, (0, 0))
+    with publishing(tmp_path / "w") as alive:
+        alive.write_bytes(b"")
+        remove_partials(tmp_path)
+        assert sorted(os.listdir(tmp_path)) == sorted([foreign.name, kept.name, alive.name])
+    remove_partials(tmp_path / "nowhere")
 
 
 def test_tables_and_json_come_back_and_equal_tables_have_equal_bytes(tmp_path):

@@ -15,6 +15,7 @@ import torch
 from reelkin.core.engine import Engine
 from reelkin.core.engine.single import SingleEngine
 from reelkin.core.errors import ReelkinError, UsageError
+from reelkin.extract import pipeline
 from reelkin.extract.describe import Describer, check_pca
 from reelkin.extract.encoders import EncoderSpec, build_encoder
 from reelkin.extract.frames import Preprocessing
@@ -166,6 +167,24 @@ def test_other_settings_are_refused_unless_asked(
     with pytest.raises(UsageError, match=r"fps was 2\.0, is 1\.0 now.*--rebuild"):
         extract_store(shards, output, tiny(fps=1.0), engine)
     assert FeatureStore.open(output).info["sampling"] == {"fps": 2.0}  # the refusal left the store whole
+    assert extract_store(shards, output, tiny(fps=1.0), engine, rebuild=True).info["sampling"] == {"fps": 1.0}
+
+
+def test_a_rebuild_that_is_killed_leaves_no_record_beside_a_block_that_it_does_not_speak_of(
+    shards: ShardSet, tmp_path: Path, tiny: MakeDescriber, engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    output = tmp_path / "store"
+    extract_store(shards, output, tiny(), engine)
+
+    def killed(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(pipeline, "write_block", killed)
+        with pytest.raises(KeyboardInterrupt):
+            extract_store(shards, output, tiny(fps=1.0), engine, rebuild=True)
+    assert not (output / "features-000000.json").exists() and not (output / "store.json").exists()
+    assert (output / "features-000001.json").exists()
     assert extract_store(shards, output, tiny(fps=1.0), engine, rebuild=True).info["sampling"] == {"fps": 1.0}
 
 

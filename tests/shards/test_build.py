@@ -132,7 +132,9 @@ def test_a_second_run_keeps_what_is_there(mixed: Path, tmp_path: Path) -> None:
     before = contents(tmp_path / "out")
     missing = sorted(tars)[-1]
     missing.unlink()
-    (tmp_path / "out" / f".{missing.name}.partial-1-x").write_bytes(b"left by a killed run")
+    left = tmp_path / "out" / f".{missing.name}.partial-1-x"
+    left.write_bytes(b"left by a killed run")
+    os.utime(left, (0, 0))
     build(config)
     assert contents(tmp_path / "out") == before
     kept = {path: path.stat().st_ino for path in tars if path != missing}

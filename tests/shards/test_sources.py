@@ -112,6 +112,20 @@ def test_odd_names_work_or_are_rejected_but_never_crash(tmp_path: Path) -> None:
         assert entry.name.isprintable()
 
 
+def test_ids_that_a_list_would_strip_are_rejected(tmp_path: Path) -> None:
+    # ids travel in files with one a line and in tables, whose readers drop spaces at the ends
+    touch(tmp_path, " first.mp4", "last .mp4", "wide\u3000.mp4", "in the middle.mp4", "folder/ inner.mp4")
+    inputs = list_videos([tmp_path]).inputs
+    assert {i.video_id for i in inputs if i.reason is None} == {"in the middle", "folder/ inner"}
+    rejects = [i for i in inputs if i.reason is Reason.BAD_ID]
+    assert len(rejects) == 3 and all("rename the file, or give an id" in i.detail for i in rejects)
+    (tmp_path / "list.csv").write_text("video_id,path\nfirst, first.mp4\nlast ,last .mp4\n")
+    assert [(i.video_id, i.reason) for i in list_videos([tmp_path / "list.csv"]).inputs] == [
+        ("first", None),
+        ("last ", Reason.BAD_ID),
+    ]
+
+
 def test_an_undecodable_name_can_be_given_an_id_by_a_list(tmp_path: Path) -> None:
     touch(tmp_path, b"caf\xe9.mp4")
     (tmp_path / "list.csv").write_bytes(b"video_id,path\ncafe,caf\xe9.mp4\n")
