@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 
 from ..core.seeds import generator, seed_of
-from .feature_edits import FeatureEdits, edit
+from .feature_edits import FeatureEdits, Frames, edit, relocate
 from .positives import Positives
 from .sampling import GlobalSampler, rank_slice
 
@@ -83,6 +83,7 @@ class BatchBuilder:
         seed: of windows, edits, partners and drawn negatives.
         max_frames: longer videos are cut to a random window of this length.
         edits: feature edits for anchors and positives.
+        virtual_scenes: share of the pairs that are moved elsewhere (`feature_edits.relocate`).
         negatives_per_anchor: videos drawn for each anchor besides its positive.
     """
 
@@ -97,11 +98,13 @@ class BatchBuilder:
         seed: int,
         max_frames: int,
         edits: FeatureEdits | None,
+        virtual_scenes: float = 0.0,
         negatives_per_anchor: int = 0,
     ) -> None:
         self.source, self.positives, self.sampler = source, positives, sampler
         self.own = rank_slice(sampler.batch_size, rank, size)
         self.seed, self.max_frames, self.edits = seed, max_frames, edits
+        self.virtual_scenes = virtual_scenes
         self.negatives_per_anchor = negatives_per_anchor
 
     def build(self, step: int) -> Batch:
@@ -112,20 +115,33 @@ class BatchBuilder:
             self.positives.draw(int(item), generator(self.seed, "pair", step, place))
             for item, place in zip(items, places, strict=True)
         ]
-        negatives = None
-        if self.negatives_per_anchor:
-            chosen = [self._draw_negatives(step, place) for place in places]
-            videos = [int(video) for row in chosen for video in row]
-            labels = [f"negative {place} {number}" for place in places for number in range(self.negatives_per_anchor)]
-            negatives = self._views(videos, step, labels, None)
+        tags = [str(place) for place in places]
+        pairs = [self._pair(step, tag, *pair) for tag, pair in zip(tags, drawn, strict=True)]
+        anchors, positives = ([pair[side] for pair in drawn] for side in (0, 1))
         return Batch(
             step,
-            self._views([anchor for anchor, _ in drawn], step, [f"anchor {place}" for place in places], self.edits),
-            self._views(
-                [positive for _, positive in drawn], step, [f"positive {place}" for place in places], self.edits
-            ),
-            negatives,
+            self._views(step, "anchor", tags, anchors, [pair[0] for pair in pairs]),
+            self._views(step, "positive", tags, positives, [pair[1] for pair in pairs]),
+            self._negatives(step, places) if self.negatives_per_anchor else None,
         )
+
+    def _pair(self, step: int, tag: str, anchor: int, positive: int) -> tuple[Frames, Frames]:
+        """Edited windows of an anchor and its positive."""
+        pair = self._window(step, "anchor", tag, anchor), self._window(step, "positive", tag, positive)
+        rng = generator(self.seed, "scene", step, tag)
+        if rng.uniform() < self.virtual_scenes:
+            pair = relocate(*pair, rng)
+        one, two = (
+            edit(frames, self.edits, generator(self.seed, "edit", step, role, tag))[: self.max_frames]
+            for role, frames in zip(("anchor", "positive"), pair, strict=True)
+        )
+        return one, two
+
+    def _negatives(self, step: int, places: range) -> Views:
+        tags = [f"{place} {number}" for place in places for number in range(self.negatives_per_anchor)]
+        videos = [int(video) for place in places for video in self._draw_negatives(step, place)]
+        windows = [self._window(step, "negative", tag, video) for tag, video in zip(tags, videos, strict=True)]
+        return self._views(step, "negative", tags, videos, windows)
 
     def _draw_negatives(self, step: int, place: int) -> NDArray[np.int64]:
         pool = self.positives.negatives
@@ -133,8 +149,18 @@ class BatchBuilder:
         # Distinct within an anchor as far as the pool allows; a video of the anchor's own group is masked later.
         return rng.choice(pool, self.negatives_per_anchor, replace=self.negatives_per_anchor > len(pool))
 
-    def _views(self, videos: Sequence[int], step: int, roles: Sequence[str], edits: FeatureEdits | None) -> Views:
-        views = [self._view(video, step, role, edits) for video, role in zip(videos, roles, strict=True)]
+    def _window(self, step: int, role: str, tag: str, video: int) -> Frames:
+        """A video's frames, or a random window of them if it is long; float32 [T, D]."""
+        frames = self.source.features(self.positives.video_ids[video])
+        if len(frames) > self.max_frames:
+            rng = generator(self.seed, "window", step, role, tag)
+            start = int(rng.integers(0, len(frames) - self.max_frames + 1))
+            frames = frames[start : start + self.max_frames]
+        return np.asarray(frames, dtype=np.float32)
+
+    def _views(
+        self, step: int, role: str, tags: Sequence[str], videos: Sequence[int], views: Sequence[Frames]
+    ) -> Views:
         padded = np.zeros((len(views), max(map(len, views), default=1), self.source.dim), dtype=np.float32)
         for row, view in zip(padded, views, strict=True):
             row[: len(view)] = view
@@ -142,18 +168,10 @@ class BatchBuilder:
         return Views(
             features=torch.from_numpy(padded),
             lengths=torch.tensor([len(view) for view in views], dtype=torch.int64),
-            keys=torch.tensor([seed_of(self.seed, "dropout", step, role) for role in roles], dtype=torch.int64),
+            keys=torch.tensor([seed_of(self.seed, "dropout", step, role, tag) for tag in tags], dtype=torch.int64),
             videos=torch.from_numpy(index),
             groups=torch.from_numpy(self.positives.groups[index]),
         )
-
-    def _view(self, video: int, step: int, role: str, edits: FeatureEdits | None) -> NDArray[np.float32]:
-        frames = self.source.features(self.positives.video_ids[video])
-        rng = generator(self.seed, "view", step, role)
-        if len(frames) > self.max_frames:
-            start = int(rng.integers(0, len(frames) - self.max_frames + 1))
-            frames = frames[start : start + self.max_frames]
-        return edit(np.asarray(frames, dtype=np.float32), edits, rng)[: self.max_frames]
 
 
 def prefetched(builder: BatchBuilder, steps: range, ahead: int = 2) -> Iterator[Batch]:

@@ -14,6 +14,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 
@@ -109,7 +110,7 @@ class ContrastTask:
         sums = mining_sums(negative_nK.detach(), valid_nK, mined)
         sums |= {"positive_sum": float(positive_n.detach().double().sum())}
         sums |= {"first_sum": float((positive_n.detach() > hardest_n).sum())}
-        return StepLoss(per_anchor, sums, lambda: self._blame(batch, query_nD, positive_nD, drawn_MD, per_anchor))
+        return StepLoss(per_anchor, sums, lambda: self._blame(batch, per_anchor))
 
     def updated(self) -> None:
         """Move the key encoder and remember the last batch's keys."""
@@ -182,23 +183,14 @@ class ContrastTask:
             torch.cat([part.groups for part in parts]),
         )
 
-    def _blame(
-        self,
-        batch: Batch,
-        query_nD: torch.Tensor,
-        positive_nD: torch.Tensor,
-        drawn_MD: torch.Tensor | None,
-        per_anchor: torch.Tensor,
-    ) -> list[str]:
-        """Videos whose embedding is not finite; else anchors whose loss is not finite; else all anchors."""
-        bad: list[int] = []
-        for embedding, views in (
-            (query_nD, batch.anchors), (positive_nD, batch.positives), (drawn_MD, batch.negatives)
-        ):  # fmt: skip
-            if embedding is not None and views is not None:
-                bad += views.videos[~torch.isfinite(embedding).all(1)].tolist()
+    def _blame(self, batch: Batch, per_anchor: torch.Tensor) -> list[str]:
+        """Videos of the batch with features that are not finite; else anchors with such a loss; else all anchors."""
+        positives, source = self.builder.positives, self.builder.source
+        views = [batch.anchors, batch.positives] + ([batch.negatives] if batch.negatives else [])
+        names = [positives.video_ids[video] for each in views for video in dict.fromkeys(each.videos.tolist())]
+        bad = [name for name in dict.fromkeys(names) if not np.isfinite(source.features(name)).all()]
         if not bad:
             broken = ~torch.isfinite(per_anchor.detach())
-            if bool(torch.isfinite(self.queue.keys).all()):
-                bad = batch.anchors.videos[broken if bool(broken.any()) else slice(None)].tolist()
-        return [self.builder.positives.video_ids[video] for video in dict.fromkeys(bad)]
+            videos = batch.anchors.videos[broken if bool(broken.any()) else slice(None)]
+            bad = [positives.video_ids[video] for video in dict.fromkeys(videos.tolist())]
+        return bad

@@ -87,9 +87,33 @@ def noise(frames: Frames, share: float, shared_share: float, rng: np.random.Gene
     scale = 1.0 / np.sqrt(frames.shape[1])
     own = rng.standard_normal(frames.shape, dtype=np.float32) * (share * scale * rng.uniform())
     all_alike = rng.standard_normal((1, frames.shape[1]), dtype=np.float32) * (shared_share * scale * rng.uniform())
-    noisy = frames + (own + all_alike) * length_T1
-    new_length_T1 = np.maximum(np.linalg.norm(noisy, axis=1, keepdims=True), 1e-12)
-    return (noisy * (length_T1 / new_length_T1)).astype(np.float32)
+    return _with_lengths_of(frames, frames + (own + all_alike) * length_T1)
+
+
+def relocate(anchor: Frames, positive: Frames, rng: np.random.Generator) -> tuple[Frames, Frames]:
+    """Move a pair to a random place in feature space: the scene becomes a new one, what sets the two apart stays.
+
+    Both lose the middle of their two means and get a random vector of the same length instead; frames keep their own
+    length. From few scenes a model would otherwise learn to tell just these apart: with ever new places it has to
+    learn what edits do. It fits whitened features, whose directions all matter alike.
+
+    Args:
+        anchor, positive: float32 [T, D] and [U, D].
+        rng: of the place.
+
+    Returns:
+        Both, moved alike, float32.
+    """
+    middle = (anchor.mean(axis=0) + positive.mean(axis=0)) / 2
+    place = rng.standard_normal(len(middle), dtype=np.float32)
+    place *= np.linalg.norm(middle) / max(float(np.linalg.norm(place)), 1e-12)
+    return _with_lengths_of(anchor, anchor + (place - middle)), _with_lengths_of(positive, positive + (place - middle))
+
+
+def _with_lengths_of(old: Frames, new: Frames) -> Frames:
+    """``new`` with each row scaled to the length of ``old``'s; both [T, D]."""
+    target_T1 = np.linalg.norm(old, axis=1, keepdims=True)
+    return (new * (target_T1 / np.maximum(np.linalg.norm(new, axis=1, keepdims=True), 1e-12))).astype(np.float32)
 
 
 def edit(frames: Frames, edits: FeatureEdits | None, rng: np.random.Generator) -> Frames:

@@ -84,6 +84,19 @@ def read_copies(path: Path) -> Labels:
     return Labels(source=path.name, groups=groups, overlaps=list(overlaps))
 
 
+def copies_in_groups(copies: Labels, groups: Labels) -> Labels:
+    """Edited copies of sources of which some show the same thing: a copy joins its source's group.
+
+    Args:
+        copies: of `read_copies`.
+        groups: of `read_groups`; its groups win, sources that it does not name stay groups of their own.
+    """
+    # Group names of the two files may collide by chance; the prefixes keep them apart.
+    named = {video_id: f"group {name}" for video_id, name in groups.groups.items()}
+    joined = {video_id: named.get(source, f"source {source}") for video_id, source in copies.groups.items()}
+    return Labels(f"{copies.source} and {groups.source}", groups={**joined, **named}, overlaps=copies.overlaps)
+
+
 def read_vcdb(path: Path) -> Labels:
     """The VCDB training annotation as published (``vcdb.pickle``): 5612 pairs and 99,180 background videos.
 

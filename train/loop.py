@@ -46,7 +46,7 @@ class LoopConfig:
     """Visits of every item; used when --steps is not given."""
     batch_size: int = 64
     """Anchors per update, over all ranks together."""
-    lr: float = 3e-4
+    lr: float = 5e-4
     """Peak learning rate; it does not depend on the number of ranks, because the global batch does not."""
     schedule: Literal["cosine", "constant"] = "cosine"
     """Learning rate after warm-up: cosine down to 0 at the last step, or constant."""
@@ -56,7 +56,7 @@ class LoopConfig:
     """adamw: decoupled weight decay; adam: decay added to the gradient, as TCA was published."""
     weight_decay: float = 0.01
     """Weight decay of all parameters of two or more dimensions."""
-    clip_norm: float = 0.0
+    clip_norm: float = 1.0
     """Largest norm of the whole gradient; 0 does not clip."""
     compression: Literal["none", "fp16"] = "none"
     """Gradients between ranks: as they are, or as float16."""

@@ -23,6 +23,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 import torch
 from torch import nn
 
@@ -36,7 +37,7 @@ from .batches import BatchBuilder
 from .checkpoint import num_parameters
 from .contrast import ContrastSettings, ContrastTask
 from .feature_edits import edits_of_strength
-from .labels import Labels, read_copies, read_groups, read_pairs, read_vcdb
+from .labels import Labels, copies_in_groups, read_copies, read_groups, read_pairs, read_vcdb
 from .loop import FREE_FIELDS, LoopConfig, Trainer
 from .losses import LossConfig, build_loss
 from .memory_queue import MemoryQueue
@@ -44,6 +45,9 @@ from .momentum import KeyEncoder
 from .positives import Positives, groups_of, match_labels
 from .sampling import GlobalSampler
 from .validation import Validator, choose_held_out
+
+FEW_GROUPS = 500
+"""Below this many groups of videos, pairs are moved to virtual scenes unless the user says otherwise."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,7 +63,8 @@ class TcaRecipe(LoopConfig):
     groups: Path | None = None
     """CSV with the columns video_id,group: videos of a group show the same thing."""
     copies: Path | None = None
-    """edits.csv of shards/edits.py: each source and its edited copies are a group."""
+    """edits.csv of shards/edits.py: each source and its edited copies are a group; with --groups, the sources' groups
+    join them."""
     vcdb: Path | None = None
     """VCDB's training annotation (vcdb.pickle): pairs and background videos. Without any label file, positives are
     edits of the features themselves."""
@@ -70,6 +75,9 @@ class TcaRecipe(LoopConfig):
     feature_edits: Literal["auto", "none", "light", "medium", "strong"] = "auto"
     """Edits of the features (crop, speed, dropped and shuffled parts, noise) on anchors and positives. auto: medium
     without labels, light with copies, none with pairs or groups."""
+    virtual_scenes: float | None = None
+    """Share of the pairs that are moved to a random place in feature space, anchor and positive alike, so that few
+    scenes teach what edits do rather than what these scenes are. Default: 1 below 500 groups, else 0."""
     max_frames: int = 128
     """Longer videos are cut to a random window of this many frames in training; validation takes them whole."""
     negatives_per_anchor: int = 0
@@ -120,12 +128,14 @@ class TcaRecipe(LoopConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         given = [name for name in ("pairs", "groups", "copies", "vcdb") if getattr(self, name) is not None]
-        if len(given) > 1:
-            raise UsageError(f"--{' and --'.join(given)} were given; labels come from one file: choose one")
+        if len(given) > 1 and given != ["groups", "copies"]:
+            raise UsageError(f"--{' and --'.join(given)} were given; choose one (--groups and --copies go together)")
         if self.hold_out and (self.validate_groups or not given):
             raise UsageError("--hold-out takes its groups from a label file and cannot go with --validate-groups")
         if self.max_frames < 1 or self.negatives_per_anchor < 0:
             raise UsageError("--max-frames must be at least 1 and --negatives-per-anchor at least 0")
+        if self.virtual_scenes is not None and not 0 <= self.virtual_scenes <= 1:
+            raise UsageError(f"--virtual-scenes is {self.virtual_scenes}; it is a share of the pairs, 0 to 1")
         if not (self.batch_negatives or self.queue_size):
             raise UsageError("--no-batch-negatives with --queue-size 0 leaves no negatives; give one of them")
         if self.queue_size and not (self.queue_positives or self.negatives_per_anchor):
@@ -142,7 +152,9 @@ class TcaRecipe(LoopConfig):
         return any(path is not None for path in (self.pairs, self.groups, self.copies, self.vcdb))
 
     def read_labels(self) -> Labels | None:
-        """The label file's content."""
+        """The content of the label file or files."""
+        if self.groups is not None and self.copies is not None:
+            return copies_in_groups(read_copies(self.copies), read_groups(self.groups))
         for path, read in (
             (self.pairs, read_pairs), (self.groups, read_groups), (self.copies, read_copies), (self.vcdb, read_vcdb)
         ):  # fmt: skip
@@ -187,6 +199,7 @@ def build(config: TcaRecipe, store: FeatureStore, engine: Engine) -> Built:
         seed=config.seed,
         max_frames=config.max_frames,
         edits=edits_of_strength(config.edits()),
+        virtual_scenes=virtual_scenes(config, positives),
         negatives_per_anchor=config.negatives_per_anchor,
     )
     task = ContrastTask(
@@ -210,6 +223,13 @@ def build(config: TcaRecipe, store: FeatureStore, engine: Engine) -> Built:
     identity = {"config": identity_of(config), "features": store_digest(store), "labels": positives.digest()}
     trainer = Trainer(engine, task, config, steps, identity)
     return Built(trainer, positives, _facts(config, store, positives, model, steps))
+
+
+def virtual_scenes(config: TcaRecipe, positives: Positives) -> float:
+    """The share of moved pairs that a missing ``--virtual-scenes`` stands for."""
+    if config.virtual_scenes is not None:
+        return config.virtual_scenes
+    return 1.0 if len(np.unique(positives.groups[positives.anchors, 0])) < FEW_GROUPS else 0.0
 
 
 def build_model(config: TcaRecipe, dim: int) -> nn.Module:

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from reelkin.core.errors import UsageError
 from reelkin.core.seeds import generator
-from reelkin.train.feature_edits import STRENGTHS, crop, drop, edit, edits_of_strength, noise, shuffle, speed
+from reelkin.train.feature_edits import STRENGTHS, crop, drop, edit, edits_of_strength, noise, relocate, shuffle, speed
 
 
 def ramp(length: int) -> np.ndarray:
@@ -71,6 +71,30 @@ def test_shared_noise_moves_all_frames_alike() -> None:
 
 def test_a_row_of_zeros_stays_finite() -> None:
     assert np.isfinite(noise(np.zeros((3, 4), np.float32), 0.5, 0.5, generator(0))).all()
+
+
+def test_relocation_moves_a_pair_alike_to_a_new_place_and_keeps_what_sets_it_apart() -> None:
+    rng = generator("pair")
+    scene = rng.standard_normal(128)
+    anchor = (scene + 0.3 * rng.standard_normal((7, 128))).astype(np.float32)
+    change = rng.standard_normal(128)
+    positive = (anchor[:4] + 0.5 * change).astype(np.float32)
+    places = []
+    for seed in range(10):
+        one, two = relocate(anchor, positive, generator(seed))
+        np.testing.assert_allclose(np.linalg.norm(one, axis=1), np.linalg.norm(anchor, axis=1), rtol=1e-5)
+        apart = two.mean(0) - one[:4].mean(0)
+        assert apart @ change / np.linalg.norm(apart) / np.linalg.norm(change) > 0.8, "the change is what it was"
+        assert 0.6 < np.linalg.norm(apart) / np.linalg.norm(0.5 * change) < 1.4
+        places.append(one.mean(0) / np.linalg.norm(one.mean(0)))
+    cosines = np.array(places) @ np.array(places).T - np.eye(10)
+    assert np.abs(cosines).max() < 0.5, "the places have nothing to do with one another"
+    assert abs(np.array(places) @ scene / np.linalg.norm(scene)).max() < 0.5, "nor with the scene"
+
+
+def test_relocating_zeros_stays_finite() -> None:
+    for each in relocate(np.zeros((2, 4), np.float32), np.zeros((1, 4), np.float32), generator(0)):
+        assert np.isfinite(each).all()
 
 
 def test_strengths_go_by_name() -> None:

@@ -10,7 +10,7 @@ import pytest
 
 from reelkin.core.errors import ReelkinError
 from reelkin.core.seeds import generator
-from reelkin.train.labels import Labels, read_copies, read_groups, read_pairs, read_vcdb
+from reelkin.train.labels import Labels, copies_in_groups, read_copies, read_groups, read_pairs, read_vcdb
 from reelkin.train.masks import NO_VIDEO
 from reelkin.train.positives import NO_GROUP, Positives, match_labels
 
@@ -78,6 +78,17 @@ def test_copies_and_their_source_are_a_group(tmp_path: Path) -> None:
     groups = group_sets(positives)
     assert groups["s__2"] == groups["s"] | groups["t"], "it shows both"
     assert not groups["s"] & groups["t"], "but does not make its two sources one"
+
+
+def test_copies_join_the_groups_of_their_sources(tmp_path: Path) -> None:
+    rows = [("s__1", "s"), ("t__1", "t"), ("u__1", "u")]
+    copies = read_copies(write_csv(tmp_path / "edits.csv", ("copy_id", "source_id"), *rows))
+    groups = read_groups(write_csv(tmp_path / "g.csv", ("video_id", "group"), ("s", "u"), ("t", "u"), ("x", "u")))
+    positives = match_labels(["s", "t", "u", "x", "s__1", "t__1", "u__1"], copies_in_groups(copies, groups))
+    found = group_sets(positives)
+    assert found["s__1"] == found["t__1"] == found["t"] == found["x"]
+    assert found["u__1"] == found["u"] != found["s"], "a group named like a source is not that source"
+    assert ("s__1", "t") in drawn(positives)
 
 
 def test_without_labels_every_video_is_its_own_positive() -> None:

@@ -134,7 +134,7 @@ def test_a_finished_run_is_not_trained_again(data: Data, tmp_path: Path) -> None
 
 def test_resuming_with_other_settings_or_data_is_refused_unless_told(data: Data, tmp_path: Path) -> None:
     train(recipe(data, tmp_path / "run", stop_after=3))
-    with pytest.raises(UsageError, match=r"belongs to another run: config.lr was 0.0003, now 0.001"):
+    with pytest.raises(UsageError, match=r"belongs to another run: config.lr was 0.0005, now 0.001"):
         train(recipe(data, tmp_path / "run", lr=1e-3))
     assert outcome_of(tmp_path / "run")["exit_code"] == ExitCode.STOPPED, "the refusal leaves the earlier outcome alone"
     features = scene_features(seed=5)
@@ -264,10 +264,11 @@ def test_initial_weights_depend_on_the_seed_and_not_on_torchs_state(data: Data, 
     [
         ({"steps": 0}, "--steps is 0"),
         ({"lr": -1.0}, "--lr is -1.0"),
-        ({"pairs": Path("x.csv")}, "--pairs and --copies were given"),
+        ({"pairs": Path("x.csv")}, "--pairs and --copies were given; choose one"),
         ({"copies": None, "hold_out": 0.3}, "--hold-out takes its groups from a label file"),
         ({"queue_size": 0, "batch_negatives": False}, "leaves no negatives"),
         ({"queue_positives": False}, "leaves the queue empty"),
+        ({"virtual_scenes": 1.5}, "--virtual-scenes is 1.5"),
         ({"momentum": 1.0}, "--momentum is 1.0"),
         ({"num_heads": 5}, "32 dimensions cannot be shared by 5 heads"),
     ],
