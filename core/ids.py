@@ -1,11 +1,9 @@
-"""Ids of videos: which show the same thing (groups from pairs, masks from groups), and lists of them in files."""
+"""Ids of videos: which show the same thing (groups from pairs), and lists of them in files."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from pathlib import Path
-
-import numpy as np
 
 from .errors import UsageError
 
@@ -42,24 +40,6 @@ def connected_components(pairs: Iterable[tuple[str, str]], ids: Iterable[str] = 
     for top in sorted({root(video_id) for video_id in parent}):
         numbers[top] = len(numbers)
     return {video_id: numbers[root(video_id)] for video_id in parent}
-
-
-def groups_to_numbers(groups: Mapping[str, str]) -> dict[str, int]:
-    """Replace group names by numbers, counted from 0 in the order of the sorted names."""
-    numbers = {name: number for number, name in enumerate(sorted(set(groups.values())))}
-    return {video_id: numbers[name] for video_id, name in groups.items()}
-
-
-def same_group(rows: np.ndarray, columns: np.ndarray) -> np.ndarray:
-    """Mask of equal groups.
-
-    Args:
-        rows: int64 [N], columns: int64 [K] group numbers; a negative number means "no known group" and equals nothing.
-
-    Returns:
-        bool [N, K], true where both are known and equal.
-    """
-    return (rows[:, None] == columns[None, :]) & (rows[:, None] >= 0)
 
 
 def read_ids(path: Path) -> list[str]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +13,6 @@ from torch import nn
 
 from ..core.progress import Progress
 from ..search.embed import FeatureSource
-from .copies import copy_tasks
 from .ground_truth import Task
 from .methods import build_methods, decoded_clips
 from .rankings import evaluate_task
@@ -71,49 +70,6 @@ def evaluate_tasks(
             results.append(evaluate_task(task, built, seed=seed))
             progress.advance()
     return Results(title, results, dict(config or {}), dict(inputs or {}), seed)
-
-
-def evaluate_copies(
-    store: FeatureStore,
-    model: nn.Module | None,
-    rows: Iterable[Mapping[str, str]],
-    groups: Mapping[str, str] | None = None,
-    shards: ShardSet | None = None,
-    *,
-    strengths: Sequence[str] = ("easy", "medium", "hard"),
-    test_groups: Collection[str] | None = None,
-    methods: Sequence[str] | None = None,
-    model_name: str = "tca",
-    title: str = "Edited copies found, by strength",
-    seed: int = 0,
-) -> Results:
-    """Evaluate how well edited copies are found; the protocol is that of :mod:`.copies`.
-
-    Args:
-        store: features of originals and copies.
-        model: the trained model, or None for the trivial solutions alone.
-        rows: of edits.csv.
-        groups: source id -> group of sources that show the same.
-        shards: for the thumbnail baseline; may be None.
-        strengths: one task each.
-        test_groups: groups held out from training; None: everything is evaluated.
-        methods: names; None: all that the inputs allow.
-
-    Returns:
-        ``results.mean("tca-video", "hard")`` is one figure; `publish_evaluation` writes them all.
-    """
-    tasks = copy_tasks(rows, store.video_ids, groups=groups, strengths=strengths, test_groups=test_groups)
-    return evaluate_tasks(
-        tasks,
-        store,
-        title=title,
-        methods=methods,
-        model=model,
-        model_name=model_name,
-        shards=shards,
-        seed=seed,
-        inputs={"features": describe_store(store)},
-    )
 
 
 def publish_evaluation(

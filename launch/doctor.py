@@ -142,14 +142,11 @@ def check_launcher(launcher: str) -> Finding:
 
 
 def check_dali() -> Finding:
-    """DALI decodes on GPUs; without one PyAV decodes everything."""
-    gpu = shutil.which("nvidia-smi") is not None
+    """DALI could decode on GPUs; no stage uses it yet."""
     found, trouble = probe("import json, nvidia.dali as dali; print(json.dumps({'version': dali.__version__}))")
     if not trouble:
-        return Finding("DALI", OK, f"{found['version']}, {'GPU decoding' if gpu else 'no GPU here: PyAV decodes'}")
-    if gpu:
-        return Finding("DALI", NOTE, trouble, "REELKIN_GPU=1 make setup; until then PyAV decodes on the CPU")
-    return Finding("DALI", OK, "not installed, no GPU here: PyAV decodes")
+        return Finding("DALI", OK, f"{found['version']}, installed and not used yet: PyAV decodes")
+    return Finding("DALI", OK, "not installed, and not used yet: PyAV decodes")
 
 
 def check_pyav() -> Finding:
@@ -199,9 +196,9 @@ def check_faiss() -> Finding:
 def check_formats() -> Finding:
     """The libraries of the files between the stages."""
     found, trouble = probe(
-        "import json, pyarrow.parquet, safetensors.numpy, webdataset\n"
+        "import json, pyarrow.parquet, safetensors.numpy\n"
         "import importlib.metadata as m\n"
-        "print(json.dumps({n: m.version(n) for n in ('pyarrow', 'safetensors', 'webdataset')}))"
+        "print(json.dumps({n: m.version(n) for n in ('pyarrow', 'safetensors')}))"
     )
     if trouble:
         return Finding("files", BAD, trouble, SETUP)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, ClassVar, TypeVar
 
@@ -92,11 +91,6 @@ VideoRow.SCHEMA = _schema(VideoRow)
 ClipRow.SCHEMA = _schema(ClipRow)
 
 Row = TypeVar("Row", VideoRow, ClipRow)
-
-
-def to_table(rows: Iterable[Row], schema: pa.Schema) -> pa.Table:
-    """Rows as an arrow table, in the order given."""
-    return pa.Table.from_pylist([dataclasses.asdict(row) for row in rows], schema=schema)
 
 
 def from_table(table: pa.Table, row: type[Row]) -> list[Row]:

@@ -9,7 +9,7 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components as scipy_components
 
 from reelkin.core.errors import ReelkinError
-from reelkin.core.ids import connected_components, groups_to_numbers, same_group
+from reelkin.core.ids import connected_components
 from reelkin.core.pickles import load_annotation_pickle
 from reelkin.core.seeds import generator, seed_of
 
@@ -34,12 +34,6 @@ def test_components_do_not_depend_on_the_order_of_pairs():
     pairs = [("b", "c"), ("x", "y"), ("a", "c"), ("p", "q"), ("q", "x")]
     assert connected_components(pairs) == connected_components([pair[::-1] for pair in pairs[::-1]])
     assert connected_components(pairs)["a"] == 0
-
-
-def test_unknown_groups_equal_nothing_not_even_each_other():
-    mask = same_group(np.array([3, -1]), np.array([3, -1, 4]))
-    assert mask.tolist() == [[True, False, False], [False, False, False]]
-    assert groups_to_numbers({"a": "z", "b": "k", "c": "z"}) == {"a": 1, "b": 0, "c": 1}
 
 
 def test_seeds_tell_parts_and_types_apart_and_never_change():

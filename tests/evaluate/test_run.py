@@ -13,7 +13,8 @@ import pytest
 import torch
 
 from reelkin.core.errors import ExitCode
-from reelkin.evaluate.evaluation import evaluate_copies, frame_strip, publish_evaluation
+from reelkin.evaluate.copies import copy_tasks
+from reelkin.evaluate.evaluation import evaluate_tasks, frame_strip, publish_evaluation
 from reelkin.evaluate.methods import THUMBNAIL, pixels, thumbnail
 from reelkin.evaluate.run import main
 from reelkin.extract.store import FeatureStore, write_store
@@ -93,7 +94,9 @@ def test_copies_are_scored_by_strength_beside_the_trivial_solutions(
 def test_the_library_call_gives_the_figures_of_the_command(world: World, tmp_path: Path) -> None:
     model = load_model(world.folder / "model")
     held = {"scene_0", "scene_1", "scene_2"}
-    results = evaluate_copies(world.store, model, world.edits, test_groups=held)
+    strengths = ("easy", "medium", "hard")
+    tasks = copy_tasks(world.edits, world.store.video_ids, groups=None, strengths=strengths, test_groups=held)
+    results = evaluate_tasks(tasks, world.store, title="copies", model=model)
     arguments = ("--held-out", world.folder / "held.txt", "--model", world.folder / "model", "--output", tmp_path)
     assert world.run("--ground-truth", world.folder / "edits.csv", *arguments) == ExitCode.OK
     for task in read(tmp_path)["tasks"]:
@@ -225,7 +228,8 @@ def test_the_report_shows_frames_of_queries_and_matches(clips: Any, tmp_path: Pa
     rows = [{"copy_id": f"{n}_bright", "source_id": n, "strength": "easy"} for n in "ab"]
     videos = {name: (rng.normal(size=(2, 4)), np.arange(2.0)) for name in ("a", "a_bright", "b", "b_bright", "broken")}
     store = write_store(tmp_path / "store", videos, {})
-    results = evaluate_copies(store, None, rows, shards=clips, strengths=("easy",))
+    tasks = copy_tasks(rows, store.video_ids, groups=None, strengths=("easy",), test_groups=None)
+    results = evaluate_tasks(tasks, store, title="copies", shards=clips)
     assert [m.method.name for m in results.tasks[0].methods] == ["chance", "pixels", "mean-pool", "mean-pool-frame"]
     assert results.mean("pixels", "easy") == 1.0
     publish_evaluation(results, tmp_path / "out", shards=clips, show="mean-pool")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import http.client
 import logging
 import urllib.error
 from pathlib import Path
@@ -176,14 +177,15 @@ def test_random_weights_are_fixed_and_said_aloud(caplog: pytest.LogCaptureFixtur
     np.testing.assert_array_equal(again(frames), encoder(frames))
 
 
+@pytest.mark.parametrize("failure", [urllib.error.URLError("no network"), http.client.BadStatusLine("no network")])
 def test_weights_that_cannot_be_had_fail_clearly_or_fall_back_clearly(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    failure: Exception, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
 
     def no_network(url: str, timeout: float) -> None:
         assert timeout <= 10
-        raise urllib.error.URLError("no network")
+        raise failure
 
     monkeypatch.setattr(weights_module.urllib.request, "urlopen", no_network)
     with pytest.raises(ReelkinError, match=r"cannot be downloaded \(no network\).*--weights random"):
