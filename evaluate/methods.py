@@ -19,8 +19,9 @@ from torch import nn
 from ..core.errors import DataError, ReelkinError, UsageError
 from ..core.progress import Progress
 from ..core.seeds import seed_of
-from ..search.embed import FeatureSource, embed_frames, embed_videos, mean_pooled
 from ..search.similarity import chamfer_matrix, cosine, unit_rows
+from ..train.batches import FeatureSource
+from ..train.embed import embed_frames, embed_videos, mean_pooled
 from .rankings import Method
 
 if TYPE_CHECKING:

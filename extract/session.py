@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
 from ..core.engine import Engine, start
-from ..core.errors import ExitCode, UsageError
+from ..core.errors import ExitCode
 from ..core.ids import read_ids
 from ..core.logs import setup_logging
 from ..shards.manifest import VideoRow
@@ -22,11 +23,15 @@ from .reduction import apply_to_store, fit_on_shards, fit_on_store
 from .store import FeatureStore
 
 
-def _describer(config: InputOptions, engine: Engine, pca: PCA | None) -> Describer:
+def _inputs(config: InputOptions, engine: Engine, pca: PCA | None) -> tuple[ShardSet, Describer]:
+    """The shards that --shards names, and what describes them."""
+    assert config.shards is not None  # the configuration has seen to it: either --shards or --features
+    shards = ShardSet.open(config.shards)
     encoder = build_encoder(config.spec, engine.device, engine)
-    return Describer(
+    describer = Describer(
         encoder, pca, fps=config.fps, batch_frames=config.batch_frames, decode_threads=config.decode_threads
     )
+    return shards, describer
 
 
 def run_extract(config: ExtractConfig) -> int:
@@ -36,8 +41,7 @@ def run_extract(config: ExtractConfig) -> int:
         use_share_of_cores()
         began = time.monotonic()
         if config.features is not None:
-            if config.pca is None:
-                raise UsageError("pca: --features needs --pca, the PCA to apply")
+            assert config.pca is not None  # the configuration has seen to it
             source = FeatureStore.open(config.features)
             if config.dry_run:
                 return _say(engine, f"would apply {config.pca} to {source} and write {config.output}")
@@ -45,10 +49,7 @@ def run_extract(config: ExtractConfig) -> int:
                 source, config.pca, config.output, engine, rebuild=config.rebuild, limit=config.limit
             )
             return _finish(store, config, engine, time.monotonic() - began)
-        if config.shards is None:
-            raise UsageError("shards: give a folder of shards")
-        shards = ShardSet.open(config.shards)
-        describer = _describer(config, engine, PCA.load(config.pca) if config.pca else None)
+        shards, describer = _inputs(config, engine, PCA.load(config.pca) if config.pca else None)
         if config.dry_run:
             return _say(engine, forecast(shards, shards.videos[: config.limit], describer, engine.size))
         store = extract_store(
@@ -94,39 +95,23 @@ def run_fit_pca(config: FitPcaConfig) -> int:
     with start(config.backend) as engine:
         setup_logging(engine.rank)
         use_share_of_cores()
-        only = None if config.video_ids is None else read_ids(config.video_ids)
+        sampling: dict[str, Any] = {
+            "frames_per_video": config.frames_per_video,
+            "seed": config.seed,
+            "whiten": config.whiten,
+            "limit": config.limit,
+            "only": None if config.video_ids is None else read_ids(config.video_ids),
+        }
         if config.features is not None:
             store = FeatureStore.open(config.features)
             if config.dry_run:
                 return _say(engine, f"would fit {config.components} components on {store} and write {config.output}")
-            pca = fit_on_store(
-                store,
-                config.components,
-                engine,
-                frames_per_video=config.frames_per_video,
-                seed=config.seed,
-                whiten=config.whiten,
-                limit=config.limit,
-                only=only,
-            )
+            pca = fit_on_store(store, config.components, engine, **sampling)
         else:
-            if config.shards is None:
-                raise UsageError("shards: give a folder of shards")
-            shards = ShardSet.open(config.shards)
-            describer = _describer(config, engine, None)
+            shards, describer = _inputs(config, engine, None)
             if config.dry_run:
                 return _say(engine, forecast(shards, shards.videos[: config.limit], describer, engine.size))
-            pca = fit_on_shards(
-                shards,
-                describer,
-                config.components,
-                engine,
-                frames_per_video=config.frames_per_video,
-                seed=config.seed,
-                whiten=config.whiten,
-                limit=config.limit,
-                only=only,
-            )
+            pca = fit_on_shards(shards, describer, config.components, engine, **sampling)
         if engine.is_main:
             pca.save(config.output)
         kept = f"{pca.info['variance_kept']:.1%} of the variance of {pca.info['num_samples']} frames"

@@ -12,7 +12,7 @@ from ..core.config import as_dict
 from ..core.errors import ExitCode, ReelkinError, UsageError
 from ..core.files import publish_json, sha256_file
 from ..extract.store import FeatureStore
-from .embed import Embedding, iter_embeddings
+from ..train.embed import Embedding, iter_embeddings
 from .index import Hit, SearchIndex, build_index, refuse_other_folder
 from .query import Rejected, VideoEmbedder
 from .text import shown

@@ -44,7 +44,8 @@ from ..extract.describe import COMPARED
 from ..extract.store import FeatureStore, write_store
 from ..train.aggregators import MeanPooling, MeanPoolingConfig
 from ..train.checkpoint import load_model, save_model
-from .embed import check_model, iter_embeddings
+from ..train.embed import iter_embeddings
+from .embed import check_model
 from .similarity import chamfer_matrix, unit_rows
 
 FORMAT, VERSION = "reelkin-index", 1

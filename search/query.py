@@ -15,7 +15,8 @@ from ..core.files import read_json, sha256_file
 from ..extract.describe import Describer
 from ..extract.queries import describer_from, extract_videos
 from ..train.checkpoint import load_model
-from .embed import Embedding, FeaturesInMemory, check_model, iter_embeddings
+from ..train.embed import Embedding, iter_embeddings
+from .embed import FeaturesInMemory, check_model
 from .index import SearchIndex
 
 

@@ -15,9 +15,8 @@ from ..core.metrics import average_precision
 from ..core.seeds import generator
 from .aggregators import MeanPooling, MeanPoolingConfig
 from .batches import FeatureSource
+from .embed import embed_videos
 from .sampling import rank_slice
-
-BATCH_FRAMES = 4096
 
 
 def choose_held_out(groups: Mapping[str, int], share: float, seed: int) -> dict[str, int]:
@@ -48,24 +47,13 @@ def embed(
     model: nn.Module, source: FeatureSource, video_ids: Sequence[str], device: torch.device | str = "cpu"
 ) -> NDArray[np.float32]:
     """Video embeddings float32 [V, D], whole videos, in the order given; the model's training mode is kept."""
+    if not video_ids:  # more ranks than videos
+        return np.zeros((0, source.dim), dtype=np.float32)
     was_training = model.training
-    model.eval()
-    order = sorted(range(len(video_ids)), key=lambda position: source.num_frames(video_ids[position]))
-    out = np.zeros((len(video_ids), source.dim), dtype=np.float32)
-    while order:
-        take = [order.pop()]
-        longest = max(1, source.num_frames(video_ids[take[0]]))
-        while order and (len(take) + 1) * longest <= BATCH_FRAMES:
-            take.append(order.pop())
-        frames = [np.asarray(source.features(video_ids[position]), dtype=np.float32) for position in take]
-        padded = np.zeros((len(take), longest, source.dim), dtype=np.float32)
-        for row, each in zip(padded, frames, strict=True):
-            row[: len(each)] = each
-        lengths = torch.tensor([len(each) for each in frames], device=device)
-        with torch.no_grad():
-            out[take] = model(torch.from_numpy(padded).to(device), lengths).float().cpu().numpy()
-    model.train(was_training)
-    return out
+    try:
+        return embed_videos(model, source, video_ids, device=device)
+    finally:
+        model.train(was_training)
 
 
 def retrieval_map(embeddings: NDArray[np.float32], groups: NDArray[np.int64]) -> float:

@@ -15,10 +15,11 @@ from reelkin.core.files import sha256_file
 from reelkin.extract.pca import fit_pca
 from reelkin.extract.store import FeatureStore, write_store
 from reelkin.search import index as index_module
-from reelkin.search.embed import FeaturesInMemory, embed_frames, embed_videos, mean_pooled
+from reelkin.search.embed import FeaturesInMemory
 from reelkin.search.index import SearchIndex, build_index
 from reelkin.search.similarity import chamfer, cosine
 from reelkin.train.checkpoint import save_model
+from reelkin.train.embed import embed_frames, embed_videos, iter_embeddings, mean_pooled
 from reelkin.train.tca import TCA, TCAConfig
 
 DIM = 16
@@ -92,7 +93,6 @@ def test_an_index_without_frames_says_so_when_asked_to_rerank(store: FeatureStor
 
 
 def test_batches_of_any_size_give_the_same_embeddings(store: FeatureStore, model_folder: Path) -> None:
-    from reelkin.search.embed import iter_embeddings
     from reelkin.train.checkpoint import load_model
 
     model = load_model(model_folder)
