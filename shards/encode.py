@@ -126,6 +126,7 @@ class VideoWriter:
         self._publishing: AbstractContextManager[Path] | None = None
         self._container: av.container.OutputContainer | None = None
         self._stream: Any = None
+        self._converter: Any = None
 
     def __enter__(self) -> Self:
         self._publishing = publishing(self.path)
@@ -155,7 +156,8 @@ class VideoWriter:
         if (self.stored_height, self.stored_width) != frame.shape[:2]:
             frame = np.pad(frame, ((0, self.height % 2), (0, self.width % 2), (0, 0)), mode="edge")
         picture = av.VideoFrame.from_ndarray(np.ascontiguousarray(frame), format="rgb24")
-        picture = picture.reformat(format=self.encoder.pix_fmt)
+        # One converter for all pictures, without threads: a new one for each costs more than the conversion.
+        picture = self._converter.reformat(picture, format=self.encoder.pix_fmt, threads=1)
         picture.pts, picture.time_base = self.num_frames, 1 / self.fps
         self._container.mux(self._stream.encode(picture))
         self.num_frames += 1
@@ -179,6 +181,7 @@ class VideoWriter:
         import av
 
         muxer = MUXERS[self.path.suffix.lower()]
+        self._converter = av.video.reformatter.VideoReformatter()
         # bitexact: no version strings and no dates in the file.
         self._container = av.open(str(temporary), "w", format=muxer, options={"fflags": "+bitexact"})
         options = dict(self.encoder.options)
