@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import json
 import multiprocessing
 import os
@@ -143,12 +144,14 @@ def _make_alone(task: Task) -> Failure | None:
 
 def _pool(workers: int) -> ProcessPoolExecutor:
     # Fresh interpreters: a fork would copy locks that other threads of this process hold.
-    return ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), initializer=_ignore_interrupts)
+    return ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), initializer=_as_worker)
 
 
-def _ignore_interrupts() -> None:
+def _as_worker() -> None:
     # Ctrl-C reaches every process of the terminal: copies in work are finished, the parent decides about the rest.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    # A parent that is killed takes its workers with it (Linux: prctl PR_SET_PDEATHSIG), instead of leaving orphans.
+    ctypes.CDLL(None).prctl(1, signal.SIGKILL)
 
 
 def _record(task: Task, copy: EditedCopy) -> dict[str, Any]:

@@ -74,8 +74,8 @@ def test_without_another_video_nothing_is_joined_or_framed() -> None:
 
 
 def test_adding_a_video_changes_few_second_videos_and_nothing_else() -> None:
-    before = plan_copies(IDS, STRENGTHS, 2, 0)
-    after = {plan.copy_id: plan for plan in plan_copies([*IDS, "one more"], STRENGTHS, 2, 0)}
+    before = plan_copies(IDS, STRENGTHS, 8, 0)
+    after = {plan.copy_id: plan for plan in plan_copies([*IDS, "one more"], STRENGTHS, 8, 0)}
     changed = [plan for plan in before if after[plan.copy_id] != plan]
     assert 0 < len(changed) < 0.1 * len(before)
     for plan in changed:
