@@ -220,7 +220,7 @@ def learn(config: DemoConfig, videos: Path, stages: Stages) -> None:
 def pca_flags(config: DemoConfig) -> list[object]:
     """As many dimensions as the training half's frames support, a multiple of the transformer's 8 heads.
 
-    Random encoders gain by whitening. Learnt ones lose: with a dozen sources it amplifies what tells their frames apart.
+    Random encoders gain by whitening. Learnt ones lose by it when a dozen sources is all there is to fit it on.
     """
     store = FeatureStore.open(config.output / "frames")
     trained = [video_id for video_id in read_ids(config.output / "training-ids.txt") if video_id in store]

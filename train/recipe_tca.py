@@ -104,8 +104,9 @@ class TcaRecipe(LoopConfig):
     """Margin of the triplet loss, in cosine."""
     queue_size: int = 4096
     """Keys remembered from earlier steps as negatives; 0 for none. Any size goes with any batch."""
-    momentum: float = 0.0
-    """Of the key encoder; 0 shares the trained weights, as published."""
+    momentum: float = 0.95
+    """Of the key encoder, 0 to below 1. 0 shares the trained weights, as published; with a queue of many steps all
+    embeddings may then drift together away from remembered ones, which lowers the loss and teaches nothing."""
     batch_negatives: bool = True
     """Other videos of the same global batch are negatives too."""
     queue_positives: bool = True
