@@ -23,8 +23,8 @@ for line in sys.stdin:
     if "crash" in path: os.kill(os.getpid(), signal.SIGSEGV)
     if "leave" in path: os._exit(7)
     if "hang" in path: time.sleep(600)
-    if "fault" in path: print(json.dumps({"fault": "our own mistake"}), flush=True)
-    print(json.dumps({"facts": {"pid": os.getpid(), "path": path}}), flush=True)
+    facts = {"pid": os.getpid(), "path": path}
+    print(json.dumps({"fault": "our own mistake"} if "fault" in path else {"facts": facts}), flush=True)
 """
 
 
