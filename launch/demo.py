@@ -204,7 +204,14 @@ def learn(config: DemoConfig, videos: Path, stages: Stages) -> None:
         "train/run.py",
         *("--recipe", "tca", "--features", out / "features"),
         *("--copies", out / "copies-training" / "edits.csv", "--validate-groups", out / "held-out-groups.csv"),
-        *("--steps", "20" if config.small else "300", "--feedforward", "256", "--momentum", "0.9"),
+        *(
+            "--steps",
+            20 if config.small else 150 if learnt(config) else 300,
+            "--feedforward",
+            "256",
+            "--momentum",
+            "0.9",
+        ),
         *("--max-frames", "16", "--compression", "fp16"),
         *("--seed", str(config.seed), "--output", out / "run"),
         ranks=2,
@@ -226,7 +233,12 @@ def pca_flags(config: DemoConfig) -> list[object]:
     trained = [video_id for video_id in read_ids(config.output / "training-ids.txt") if video_id in store]
     frames = sum(min(store.num_frames(video_id), FRAMES_PER_VIDEO) for video_id in trained)
     dim = max(8, min(MOST_COMPONENTS, store.dim, frames // FRAMES_PER_COMPONENT) // 8 * 8)
-    return ["--components", dim, "--whiten" if store.info["encoder"].get("random_weights") else "--no-whiten"]
+    return ["--components", dim, "--no-whiten" if learnt(config) else "--whiten"]
+
+
+def learnt(config: DemoConfig) -> bool:
+    """Whether the encoder's weights were trained; its features then need less training on top, and overfit sooner."""
+    return not read_json(config.output / "frames" / "store.json")["encoder"].get("random_weights")
 
 
 def relate(config: DemoConfig, stages: Stages) -> None:
