@@ -4,13 +4,14 @@ Source: Shao et al., "Temporal Context Aggregation for Video Retrieval with Cont
 
     horovodrun -np 2 train/run.py --recipe tca --features STORE --copies edits.csv --output run
 
-What differs from the published code on purpose: the queue never holds random vectors, positives and everything known to
-show the same thing are never negatives, the batch's keys count at once, hard negatives can be mined, the circle loss is
-the one of its paper (the published one is ``circle-legacy``), and training starts from mean pooling (``init``).
+What differs from the published code on purpose: the queue never holds random vectors, positives and all that is known to
+show the same thing are never negatives, the batch's keys count at once, the key encoder has momentum, hard negatives can
+be mined, the circle loss is the one of its paper (the published one is ``circle-legacy``), training starts from mean
+pooling (``init``), and few scenes are made many (``virtual_scenes``).
 
-Hardware: features are small; a laptop's CPU will do for thousands of videos. bfloat16 and GPUs go through the same code
-but have not been run on one yet. Expected result: on held-out scenes, video-level mAP above mean pooling of the same
-features; see the README for measured figures.
+Hardware: two shared CPU cores do 300 steps of 64 anchors (5 to 20 frames of 128 dimensions) in 72 s. bfloat16 and GPUs
+go through the same code but have not been run yet. Expected result, on 12 held-out procedural scenes with six edited
+copies each: video-level mAP 0.618 against 0.593 of mean pooling.
 """
 
 from __future__ import annotations
