@@ -6,7 +6,7 @@ Source: Shao et al., "Temporal Context Aggregation for Video Retrieval with Cont
 
 What differs from the published code on purpose: the queue never holds random vectors, positives and all that is known
 to show the same thing are never negatives, the batch's keys count at once, the key encoder has momentum, hard negatives
-can be mined, the circle loss is the one of its paper (the published one is ``circle-legacy``), training starts from mean
+can be mined, the circle loss is that of its paper (the published one is ``circle-legacy``), training starts from mean
 pooling (``init``), and few scenes are made many (``virtual_scenes``).
 
 Hardware: two shared CPU cores do 300 steps of 64 anchors (5 to 20 frames of 128 dimensions) in 72 s. bfloat16 and GPUs
