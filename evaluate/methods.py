@@ -194,7 +194,7 @@ def thumbnail(shards: ShardSet, video_id: str) -> NDArray[np.float32]:
 
 def decoded_clips(shards: ShardSet, video_id: str, *, short_side: int) -> list[NDArray[np.uint8]]:
     """Frames of a video at 1 per second, uint8 [T, H, W, 3] per clip; what is absent or damaged is left out."""
-    from ..shards.decode import decode_frames  # opens PyAV
+    from ..shards.video.decode import decode_frames  # opens PyAV
 
     try:
         held = shards.read_clip(video_id)

@@ -19,8 +19,8 @@ from pathlib import Path
 import numpy as np
 
 from ..core.errors import DataError, Reason
-from ..shards.decode import iter_frames, sample_times
-from ..shards.probe import make_plan
+from ..shards.video.decode import iter_frames, sample_times
+from ..shards.video.probe import make_plan
 from .frames import Preprocessing, crop_frames
 
 CHUNKS_AHEAD = 4

@@ -12,7 +12,7 @@ import torch
 
 from ..core.errors import DataError, ReelkinError
 from ..core.files import sha256_file
-from ..shards.sources import list_videos
+from ..shards.sources.listing import list_videos
 from .describe import COMPARED, Describer, join_clips
 from .encoders import EncoderSpec, build_encoder
 from .pca import PCA

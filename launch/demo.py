@@ -29,7 +29,7 @@ from reelkin.evaluate.ground_truth import read_rows
 from reelkin.extract.store import FeatureStore
 from reelkin.launch.split import Split, group_videos, groups_csv_in, readable, split_by_group, write_csv
 from reelkin.launch.stages import Stages
-from reelkin.shards.sources import list_videos
+from reelkin.shards.sources.listing import list_videos
 
 EXAMPLE = "reelkin demo --videos my-videos --encoder encoder.pt --output demo-run"
 STRENGTHS = ("easy", "medium", "hard")

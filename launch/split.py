@@ -13,8 +13,8 @@ from ..core.errors import DataError, ReelkinError
 from ..core.files import publish_text
 from ..core.seeds import seed_of
 from ..evaluate.ground_truth import read_ground_truth
-from ..shards.isolation import ProbePool
-from ..shards.sources import VideoInput
+from ..shards.sources.listing import VideoInput
+from ..shards.video.isolation import ProbePool
 
 LEAST_GROUPS = 4
 

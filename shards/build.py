@@ -9,8 +9,8 @@ from collections.abc import Sequence
 from reelkin.core.config import command, launched_rank, parse
 from reelkin.core.errors import ExitCode
 from reelkin.core.logs import setup_logging
-from reelkin.shards.build_config import BuildConfig
-from reelkin.shards.building import build, describe
+from reelkin.shards.packing.building import build, describe
+from reelkin.shards.packing.config import BuildConfig
 
 
 @command

@@ -8,8 +8,8 @@ from collections.abc import Sequence
 
 from reelkin.core.config import command, parse
 from reelkin.core.logs import setup_logging
-from reelkin.shards.edit_config import EditsConfig
-from reelkin.shards.edit_set import dry_run_text, make_edits
+from reelkin.shards.editing.config import EditsConfig
+from reelkin.shards.editing.edit_set import dry_run_text, make_edits
 
 EXAMPLE = "shards/edits.py --videos scenes --output copies --per-strength 2"
 

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 from reelkin.core.config import command, parse
 from reelkin.core.errors import ExitCode
-from reelkin.shards.scene_set import ScenesConfig, describe, write_scenes
+from reelkin.shards.painting.scene_set import ScenesConfig, describe, write_scenes
 
 
 @command

@@ -18,7 +18,7 @@ from typing import IO, Any
 
 from ..core.errors import DataError, Reason
 from ..core.files import publishing
-from .container import open_bytes
+from .video.container import open_bytes
 
 MEMBER_LIMIT_BYTES = 1 << 33
 """A USTAR member must be smaller."""

@@ -19,7 +19,7 @@ from reelkin.evaluate.methods import THUMBNAIL, pixels, thumbnail
 from reelkin.evaluate.run import main
 from reelkin.extract.store import FeatureStore, write_store
 from reelkin.search.index import build_index
-from reelkin.shards.encode import VideoWriter
+from reelkin.shards.video.encode import VideoWriter
 from reelkin.train.checkpoint import load_model, save_model
 from reelkin.train.tca import TCA, TCAConfig
 

@@ -14,10 +14,10 @@ from torch import Tensor, nn
 from reelkin.extract.describe import Describer
 from reelkin.extract.encoders import EncoderSpec, build_encoder
 from reelkin.extract.pca import PCA
-from reelkin.shards.build_config import BuildConfig
-from reelkin.shards.building import build
-from reelkin.shards.encode import VideoWriter
+from reelkin.shards.packing.building import build
+from reelkin.shards.packing.config import BuildConfig
 from reelkin.shards.reader import ShardSet
+from reelkin.shards.video.encode import VideoWriter
 from reelkin.tests.helpers import videos
 
 

@@ -25,9 +25,9 @@ from reelkin.extract.prefetch import Source, decode_ahead
 from reelkin.extract.queries import describer_of, extract_videos
 from reelkin.extract.reduction import apply_to_store, draw_frames, fit_on_shards, fit_on_store
 from reelkin.extract.store import FeatureStore
-from reelkin.shards.decode import decode_frames
 from reelkin.shards.manifest import ClipRow, VideoRow
 from reelkin.shards.reader import Clip, ShardSet
+from reelkin.shards.video.decode import decode_frames
 from reelkin.tests.extract.conftest import NAMES, MakeDescriber, OtherEncoder, TinyEncoder, make_shards
 from reelkin.tests.helpers import videos
 

@@ -9,7 +9,7 @@ import pytest
 from reelkin.core.errors import ReelkinError, UsageError
 from reelkin.launch.demo import DemoConfig
 from reelkin.launch.split import group_videos, groups_csv_in, readable, split_by_group
-from reelkin.shards.sources import list_videos
+from reelkin.shards.sources.listing import list_videos
 from reelkin.tests.helpers.videos import make_video
 
 IDS = ["a", "b", "beach", "c.mp4", "c.webm"]

@@ -20,7 +20,7 @@ from reelkin.search.api import similarity
 from reelkin.search.index import SearchIndex
 from reelkin.search.query import VideoEmbedder, check_weights
 from reelkin.search.run import main
-from reelkin.shards.encode import VideoWriter
+from reelkin.shards.video.encode import VideoWriter
 from reelkin.train.checkpoint import save_model
 from reelkin.train.tca import TCA, TCAConfig
 

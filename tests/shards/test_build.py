@@ -16,11 +16,11 @@ import pytest
 from reelkin.core.errors import ExitCode, Reason, UsageError
 from reelkin.core.files import read_json
 from reelkin.shards import build as command
-from reelkin.shards.build_config import BuildConfig, parse_size
-from reelkin.shards.building import build, describe
-from reelkin.shards.plan import Plan
+from reelkin.shards.packing.building import build, describe
+from reelkin.shards.packing.config import BuildConfig, parse_size
+from reelkin.shards.packing.plan import Plan
 from reelkin.shards.reader import ShardSet
-from reelkin.shards.sources import VideoInput
+from reelkin.shards.sources.listing import VideoInput
 from reelkin.tests.helpers import videos
 
 SCRIPT = Path(command.__file__)

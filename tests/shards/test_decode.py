@@ -13,9 +13,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from reelkin.core.errors import DataError, Reason
-from reelkin.shards import decode
-from reelkin.shards.decode import DamagedVideo, FrameBatch, decode_frames, decode_whole, iter_frames, sample_times
-from reelkin.shards.orientation import Orientation
+from reelkin.shards.video import decode
+from reelkin.shards.video.decode import DamagedVideo, FrameBatch, decode_frames, decode_whole, iter_frames, sample_times
+from reelkin.shards.video.orientation import Orientation
 from reelkin.tests.helpers import videos
 
 COUNTED = ["front.mp4", "vp9.webm", "bframes.avi", "picture.gif", "stream.ts", "stream.mpg", "raw.h264", "old.wmv"]

@@ -9,8 +9,8 @@ from collections import Counter
 import pytest
 
 from reelkin.core.errors import UsageError
-from reelkin.shards.edit_plan import APPLIED_IN_ORDER, plan_copies, plan_copy, safe_name
-from reelkin.shards.edit_strengths import FAMILIES, NUM_EDITS, RE_ENCODE, STRENGTH_TABLE, STRENGTHS, table_hash
+from reelkin.shards.editing.plan import APPLIED_IN_ORDER, plan_copies, plan_copy, safe_name
+from reelkin.shards.editing.strengths import FAMILIES, NUM_EDITS, RE_ENCODE, STRENGTH_TABLE, STRENGTHS, table_hash
 
 IDS = [f"video-{number:03d}" for number in range(60)]
 

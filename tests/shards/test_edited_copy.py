@@ -14,12 +14,12 @@ import numpy as np
 import pytest
 
 from reelkin.core.errors import DataError, Reason
-from reelkin.shards.edit_plan import Edit, EditPlan, plan_copy
-from reelkin.shards.edit_strengths import STRENGTHS
-from reelkin.shards.edited_copy import OtherFailed, edited_copy, write_copy
-from reelkin.shards.encode import VideoWriter
-from reelkin.shards.footage import ArrayFootage, FileFootage
-from reelkin.shards.time_edits import Segment, lay_out
+from reelkin.shards.editing.edited_copy import OtherFailed, edited_copy, write_copy
+from reelkin.shards.editing.footage import ArrayFootage, FileFootage
+from reelkin.shards.editing.plan import Edit, EditPlan, plan_copy
+from reelkin.shards.editing.strengths import STRENGTHS
+from reelkin.shards.editing.time_edits import Segment, lay_out
+from reelkin.shards.video.encode import VideoWriter
 
 FPS, SECONDS = 24, 6
 BITS = 10  # bit 9 tells the other video from the source, bits 0 to 8 count pictures

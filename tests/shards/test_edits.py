@@ -16,12 +16,12 @@ import numpy as np
 import pytest
 
 from reelkin.core.errors import ExitCode, Reason, UsageError
-from reelkin.shards.edit_config import EditsConfig
-from reelkin.shards.edit_plan import plan_copies, plan_copy, safe_name
-from reelkin.shards.edit_set import EDITS_COLUMNS, make_edits
-from reelkin.shards.edit_work import Task, make_all
-from reelkin.shards.encode import VideoWriter
-from reelkin.shards.sources import list_videos
+from reelkin.shards.editing.config import EditsConfig
+from reelkin.shards.editing.edit_set import EDITS_COLUMNS, make_edits
+from reelkin.shards.editing.plan import plan_copies, plan_copy, safe_name
+from reelkin.shards.editing.work import Task, make_all
+from reelkin.shards.sources.listing import list_videos
+from reelkin.shards.video.encode import VideoWriter
 
 ODD = "holiday film/day 1, café"
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from reelkin.core.errors import ReelkinError, UsageError
-from reelkin.shards.encode import ENCODERS, VideoWriter
+from reelkin.shards.video.encode import ENCODERS, VideoWriter
 
 
 def soft_pictures(count: int, width: int, height: int, seed: int = 0) -> list[np.ndarray]:

@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 
 from reelkin.core.errors import DataError, Reason, ReelkinError
-from reelkin.shards import isolation
-from reelkin.shards.isolation import ProbePool
-from reelkin.shards.probe import probe
+from reelkin.shards.video import isolation
+from reelkin.shards.video.isolation import ProbePool
+from reelkin.shards.video.probe import probe
 from reelkin.tests.helpers import videos
 
 FRAGILE_WORKER = """
@@ -92,7 +92,7 @@ HUNGRY = """
 import resource, sys
 from pathlib import Path
 from reelkin.core.errors import DataError
-from reelkin.shards.probe import probe
+from reelkin.shards.video.probe import probe
 used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
 resource.setrlimit(resource.RLIMIT_AS, (used + (30 << 20),) * 2)
 try:

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from reelkin.shards import overlay_edits, pixel_edits
-from reelkin.shards.edit_plan import Edit
-from reelkin.shards.edit_strengths import STRENGTH_TABLE, STRENGTHS
-from reelkin.shards.edited_copy import PIXEL_EDITS
+from reelkin.shards.editing import overlay_edits, pixel_edits
+from reelkin.shards.editing.edited_copy import PIXEL_EDITS
+from reelkin.shards.editing.plan import Edit
+from reelkin.shards.editing.strengths import STRENGTH_TABLE, STRENGTHS
 
 WIDTH, HEIGHT = 90, 60
 

@@ -13,9 +13,9 @@ import numpy as np
 import pytest
 
 from reelkin.core.errors import DataError, Reason
-from reelkin.shards import container as container_module
-from reelkin.shards.container import Limits, open_container
-from reelkin.shards.probe import make_plan, probe
+from reelkin.shards.video import container as container_module
+from reelkin.shards.video.container import Limits, open_container
+from reelkin.shards.video.probe import make_plan, probe
 from reelkin.tests.helpers import videos
 
 GOOD = (

@@ -13,9 +13,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from reelkin.shards.scene_motion import Camera
-from reelkin.shards.scene_render import WORLDS, ScenePlan, plan_scene, scene_frames
-from reelkin.shards.scene_set import ScenesConfig, write_scenes
+from reelkin.shards.painting.motion import Camera
+from reelkin.shards.painting.render import WORLDS, ScenePlan, plan_scene, scene_frames
+from reelkin.shards.painting.scene_set import ScenesConfig, write_scenes
 
 SMALL = (80, 60, 4.0)  # width, height, fps
 
@@ -51,7 +51,7 @@ def test_a_run_of_scenes_shows_every_world_once_and_then_repeats_worlds() -> Non
 
 @pytest.mark.parametrize("world", sorted(WORLDS))
 def test_every_world_is_textured_and_differs_from_call_to_call(world: str) -> None:
-    from reelkin.shards.scene_paint import PALETTES
+    from reelkin.shards.painting.paint import PALETTES
 
     first, second = (np.asarray(WORLDS[world](np.random.default_rng(seed), 152, 114, PALETTES[0])) for seed in (1, 2))
     assert np.asarray(WORLDS[world](np.random.default_rng(0), 61, 61, PALETTES[0])).shape == (61, 61, 3)

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from reelkin.core.errors import Reason, UsageError
-from reelkin.shards.sources import list_videos, printable
+from reelkin.shards.sources.listing import list_videos, printable
 
 
 def touch(folder: Path, *names: str | bytes) -> None:

@@ -16,9 +16,9 @@ import webdataset
 
 from reelkin.core.errors import DataError, Reason, ReelkinError
 from reelkin.shards import writer as writer_module
-from reelkin.shards.build_config import BuildConfig
-from reelkin.shards.building import build
 from reelkin.shards.manifest import ClipRow, VideoRow, from_table
+from reelkin.shards.packing.building import build
+from reelkin.shards.packing.config import BuildConfig
 from reelkin.shards.reader import ShardSet
 from reelkin.shards.writer import writing_shard
 

@@ -9,12 +9,12 @@ from pathlib import Path
 
 import numpy as np
 
-from ..core.errors import DataError, Reason
+from ...core.errors import DataError, Reason
+from ..video.encode import VideoWriter
 from . import overlay_edits, pixel_edits
-from .edit_plan import Edit, EditPlan
-from .encode import VideoWriter
 from .footage import Footage
 from .pixel_edits import PixelEdit, covering
+from .plan import Edit, EditPlan
 from .time_edits import Segment, Timeline, lay_out
 
 PIXEL_EDITS: dict[str, Callable[[int, int, Edit], PixelEdit]] = {

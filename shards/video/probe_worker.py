@@ -15,7 +15,7 @@ import traceback
 from pathlib import Path
 from typing import Any
 
-from ..core.errors import DataError
+from ...core.errors import DataError
 from .container import Limits
 from .decode import decode_whole
 from .probe import probe

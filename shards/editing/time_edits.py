@@ -10,7 +10,7 @@ import math
 from dataclasses import dataclass
 from fractions import Fraction
 
-from .edit_plan import EditPlan
+from .plan import EditPlan
 
 MIN_FPS = 1.0
 _TOLERANCE = 1e-6  # of a picture: float rounding

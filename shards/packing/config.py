@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from ..core.errors import UsageError
-from .container import Limits
-from .isolation import Check
+from ...core.errors import UsageError
+from ..video.container import Limits
+from ..video.isolation import Check
 
 _UNITS = {"": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 1 << 10, "MIB": 1 << 20, "GIB": 1 << 30}
 _SIZE = re.compile(r"\s*([0-9]+(?:\.[0-9]+)?)\s*([KMG]I?B|B?)\s*", re.IGNORECASE)

@@ -7,9 +7,9 @@ from collections.abc import Callable
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from ..core.seeds import generator
-from .edit_plan import Edit
+from ...core.seeds import generator
 from .pixel_edits import MIN_SIDE, PixelEdit, covering, fitted
+from .plan import Edit
 
 BRIGHT = ((230, 57, 70), (255, 190, 11), (58, 134, 255), (6, 214, 160), (255, 255, 255), (131, 56, 236))
 SYLLABLES = ("ka", "lo", "mi", "ren", "ta", "su", "vel", "nor", "pa", "dri", "fen", "go", "hal", "is", "jun")

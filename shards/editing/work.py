@@ -15,12 +15,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ..core.errors import DataError, Reason, ReelkinError
-from ..core.files import publish_text
-from .edit_plan import EditPlan
+from ...core.errors import DataError, Reason, ReelkinError
+from ...core.files import publish_text
+from ..video.isolation import ProbePool
 from .edited_copy import EditedCopy, OtherFailed, write_copy
 from .footage import FileFootage
-from .isolation import ProbePool
+from .plan import EditPlan
 
 _AHEAD_PER_WORKER = 2
 

@@ -18,7 +18,7 @@ from av.container import InputContainer
 from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 
-from ..core.errors import DataError, Reason
+from ...core.errors import DataError, Reason
 from .container import Limits, describe, extension_of, open_bytes, open_container, out_of_memory, video_stream
 from .orientation import Orientation
 from .structure import broken_off

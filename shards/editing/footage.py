@@ -8,8 +8,8 @@ from typing import Protocol
 
 import numpy as np
 
-from .decode import iter_frames, sample_times
-from .probe import make_plan
+from ..video.decode import iter_frames, sample_times
+from ..video.probe import make_plan
 
 
 class Footage(Protocol):

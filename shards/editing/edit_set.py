@@ -17,14 +17,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..core.errors import DataError, ExitCode, Reason, ReelkinError, UsageError
-from ..core.files import publish_json, publish_text
-from ..core.progress import Progress
-from .edit_config import EditsConfig
-from .edit_plan import plan_copies, safe_name
-from .edit_work import Failure, Task, make_all, read_record
-from .isolation import ProbePool
-from .sources import Listing, VideoInput, list_videos
+from ...core.errors import DataError, ExitCode, Reason, ReelkinError, UsageError
+from ...core.files import publish_json, publish_text
+from ...core.progress import Progress
+from ..sources.listing import Listing, VideoInput, list_videos
+from ..video.isolation import ProbePool
+from .config import EditsConfig
+from .plan import plan_copies, safe_name
+from .work import Failure, Task, make_all, read_record
 
 logger = logging.getLogger(__name__)
 

@@ -16,7 +16,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from ..core.errors import Reason, UsageError
+from ...core.errors import Reason, UsageError
 
 logger = logging.getLogger(__name__)
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image, ImageDraw
 
-from .scene_paint import noise
+from .paint import noise
 
 WORLD_SCALE = 1.9
 """The painted world is this many times as wide and as high as the view: room for the camera to travel."""

@@ -9,11 +9,11 @@ from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
 
-from ..core.errors import ReelkinError, UsageError
-from ..core.files import publish_text
-from ..core.progress import Progress
-from .encode import VideoWriter
-from .scene_render import ScenePlan, plan_scene, scene_frames
+from ...core.errors import ReelkinError, UsageError
+from ...core.files import publish_text
+from ...core.progress import Progress
+from ..video.encode import VideoWriter
+from .render import ScenePlan, plan_scene, scene_frames
 
 COLUMNS = ("scene_id", "file", "seed", "index", "seconds", "width", "height", "fps", "worlds", "bytes")
 ROUGH_SCENES_PER_SECOND = 2.0  # of 8 s at 320x240, 12 pictures a second, one core

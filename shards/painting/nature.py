@@ -8,7 +8,7 @@ from __future__ import annotations
 import numpy as np
 from PIL import Image, ImageDraw, ImageFilter
 
-from .scene_paint import Palette, blend, grained, noise, pick, profile, ramp, shaded, vertical
+from .paint import Palette, blend, grained, noise, pick, profile, ramp, shaded, vertical
 
 
 def mountains(rng: np.random.Generator, width: int, height: int, palette: Palette) -> Image.Image:

@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
-from ..core.errors import ReelkinError, UsageError
-from ..core.files import publishing
+from ...core.errors import ReelkinError, UsageError
+from ...core.files import publishing
 
 if TYPE_CHECKING:
     import av.container

@@ -8,7 +8,7 @@ from __future__ import annotations
 import numpy as np
 from PIL import Image, ImageDraw
 
-from .scene_paint import Palette, blend, grained, noise, pick, ramp, shaded
+from .paint import Palette, blend, grained, noise, pick, ramp, shaded
 
 
 def pitch(rng: np.random.Generator, width: int, height: int, palette: Palette) -> Image.Image:

@@ -18,7 +18,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from types import TracebackType
 from typing import Any, Literal, Self
 
-from ..core.errors import DataError, Reason, ReelkinError
+from ...core.errors import DataError, Reason, ReelkinError
 from .container import Limits
 
 Check = Literal["first", "full"]

@@ -12,13 +12,13 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image
 
-from ..core.seeds import generator
-from .scene_motion import LIGHTS, PATHS, WEATHER, WORLD_SCALE, Camera, Light, Path, View, Weather
-from .scene_nature import NATURE
-from .scene_objects import PAINTERS, painted
-from .scene_paint import PALETTES, jittered, pick
-from .scene_patterns import PATTERNS
-from .scene_places import PLACES
+from ...core.seeds import generator
+from .motion import LIGHTS, PATHS, WEATHER, WORLD_SCALE, Camera, Light, Path, View, Weather
+from .nature import NATURE
+from .objects import PAINTERS, painted
+from .paint import PALETTES, jittered, pick
+from .patterns import PATTERNS
+from .places import PLACES
 
 WORLDS = {**NATURE, **PLACES, **PATTERNS}
 SHOT_CHANCES = (0.55, 0.3, 0.15)

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import numpy as np
 from PIL import Image, ImageDraw
 
-from .scene_paint import Colour, shaded
+from .paint import Colour, shaded
 
 Draw = ImageDraw.ImageDraw
 Painter = Callable[[Draw, int, Colour, Colour], None]

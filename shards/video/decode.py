@@ -18,7 +18,7 @@ from av.video.frame import VideoFrame
 from av.video.reformatter import Interpolation, VideoReformatter
 from av.video.stream import VideoStream
 
-from ..core.errors import DataError, Reason
+from ...core.errors import DataError, Reason
 from .container import Limits, describe, open_container, out_of_memory, video_stream
 from .orientation import Orientation
 from .probe import DEFAULT_LIMITS, DecodingPlan, make_plan

@@ -14,9 +14,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from ..core.errors import UsageError
-from ..core.seeds import generator, seed_of
-from .edit_strengths import EDITS_VERSION, FAMILIES, NUM_EDITS, RE_ENCODE, STRENGTH_TABLE, STRENGTHS
+from ...core.errors import UsageError
+from ...core.seeds import generator, seed_of
+from .strengths import EDITS_VERSION, FAMILIES, NUM_EDITS, RE_ENCODE, STRENGTH_TABLE, STRENGTHS
 
 APPLIED_IN_ORDER = (
     "trim",

@@ -6,9 +6,9 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..core.errors import UsageError
-from .edit_strengths import STRENGTHS
+from ...core.errors import UsageError
 from .edited_copy import DEFAULT_MAX_FPS, DEFAULT_MAX_SECONDS
+from .strengths import STRENGTHS
 
 
 @dataclass(frozen=True)

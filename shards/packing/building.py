@@ -17,18 +17,18 @@ from typing import Any
 
 import pyarrow as pa
 
-from ..core.config import as_dict
-from ..core.engine import Engine, start
-from ..core.engine.environment import read_launch
-from ..core.errors import DataError, ExitCode, Reason, ReelkinError, UsageError
-from ..core.files import publish_json, publish_table, read_json, remove_partials, sha256_file
-from ..core.progress import Progress
-from .build_config import BuildConfig
-from .isolation import ProbePool
-from .manifest import OK, REJECTED, ClipRow, VideoRow
+from ...core.config import as_dict
+from ...core.engine import Engine, start
+from ...core.engine.environment import read_launch
+from ...core.errors import DataError, ExitCode, Reason, ReelkinError, UsageError
+from ...core.files import publish_json, publish_table, read_json, remove_partials, sha256_file
+from ...core.progress import Progress
+from ..manifest import OK, REJECTED, ClipRow, VideoRow
+from ..sources.listing import Listing, VideoInput, list_videos
+from ..video.isolation import ProbePool
+from ..writer import MEMBER_LIMIT_BYTES, ShardWriter, writing_shard
+from .config import BuildConfig
 from .plan import Group, Plan
-from .sources import Listing, VideoInput, list_videos
-from .writer import MEMBER_LIMIT_BYTES, ShardWriter, writing_shard
 
 logger = logging.getLogger(__name__)
 

@@ -22,7 +22,7 @@ from av.container import InputContainer
 from av.stream import Disposition
 from av.video.stream import VideoStream
 
-from ..core.errors import DataError, Reason
+from ...core.errors import DataError, Reason
 from .structure import Readable, broken_off
 
 # FFmpeg's demuxer name -> extension of a shard member. A demuxer that is not listed here is never used.

@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..core.errors import Reason, UsageError
-from ..core.files import publish_json, read_json, sha256_bytes
-from .sources import VideoInput, total_bytes
+from ...core.errors import Reason, UsageError
+from ...core.files import publish_json, read_json, sha256_bytes
+from ..sources.listing import VideoInput, total_bytes
 
 PLAN_NAME = "plan.json"
 _FORMAT, _VERSION = "reelkin-shards-plan", 1

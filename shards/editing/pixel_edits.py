@@ -11,8 +11,8 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image, ImageFilter
 
-from ..core.seeds import generator
-from .edit_plan import Edit
+from ...core.seeds import generator
+from .plan import Edit
 
 MIN_SIDE = 16
 """No edit makes a picture narrower or lower than this many pixels."""

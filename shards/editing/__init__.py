@@ -1,0 +1,1 @@
+"""Edited copies of videos, with the true matching segments written beside them."""

@@ -1,0 +1,1 @@
+"""Painted scenes: videos made from nothing, for demonstrations and tests."""
