@@ -13,7 +13,7 @@ from ..core.errors import DataError, ReelkinError
 from ..core.files import publish_text
 from ..core.seeds import seed_of
 from ..evaluate.ground_truth import read_ground_truth
-from ..shards.sources.listing import VideoInput
+from ..shards.sources.inputs import VideoInput
 from ..shards.video.isolation import ProbePool
 
 LEAST_GROUPS = 4

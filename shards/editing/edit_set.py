@@ -20,7 +20,8 @@ from typing import Any
 from ...core.errors import DataError, ExitCode, Reason, ReelkinError, UsageError
 from ...core.files import publish_json, publish_text
 from ...core.progress import Progress
-from ..sources.listing import Listing, VideoInput, list_videos
+from ..sources.inputs import Listing, VideoInput
+from ..sources.listing import list_videos
 from ..video.isolation import ProbePool
 from .config import EditsConfig
 from .plan import plan_copies, safe_name

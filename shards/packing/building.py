@@ -24,7 +24,8 @@ from ...core.errors import DataError, ExitCode, Reason, ReelkinError, UsageError
 from ...core.files import publish_json, publish_table, read_json, remove_partials, sha256_file
 from ...core.progress import Progress
 from ..manifest import OK, REJECTED, ClipRow, VideoRow
-from ..sources.listing import Listing, VideoInput, list_videos
+from ..sources.inputs import Listing, VideoInput
+from ..sources.listing import list_videos
 from ..video.isolation import ProbePool
 from ..writer import MEMBER_LIMIT_BYTES, ShardWriter, writing_shard
 from .config import BuildConfig

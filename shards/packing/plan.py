@@ -14,7 +14,7 @@ from typing import Any
 
 from ...core.errors import Reason, UsageError
 from ...core.files import publish_json, read_json, sha256_bytes
-from ..sources.listing import VideoInput, total_bytes
+from ..sources.inputs import VideoInput, total_bytes
 
 PLAN_NAME = "plan.json"
 _FORMAT, _VERSION = "reelkin-shards-plan", 1

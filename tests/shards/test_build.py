@@ -20,7 +20,7 @@ from reelkin.shards.packing.building import build, describe
 from reelkin.shards.packing.config import BuildConfig, parse_size
 from reelkin.shards.packing.plan import Plan
 from reelkin.shards.reader import ShardSet
-from reelkin.shards.sources.listing import VideoInput
+from reelkin.shards.sources.inputs import VideoInput
 from reelkin.tests.helpers import videos
 
 SCRIPT = Path(command.__file__)

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from reelkin.core.errors import Reason, UsageError
-from reelkin.shards.sources.listing import list_videos, printable
+from reelkin.shards.sources.inputs import printable
+from reelkin.shards.sources.listing import list_videos
 
 
 def touch(folder: Path, *names: str | bytes) -> None:
