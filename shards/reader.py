@@ -16,14 +16,14 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 
 from ..core.errors import ReelkinError
-from ..core.files import read_json, read_table, sha256_bytes, sha256_file
+from ..core.files import sha256_bytes, sha256_file
+from .index import INDEX_NAME, REPAIR, TABLES, Index, read_index
 from .manifest import REJECTED, ClipRow, VideoRow, from_table
 
-FORMAT, VERSION = "reelkin-shards", 1
-_TABLES = ("manifest.parquet", "clips.parquet")
-_REPAIR = "build the shards again: `shards/build.py` with the same settings replaces what is missing"
+_NAMED = 10  # damaged shards in one message
 
 
 @dataclass(frozen=True, eq=False)
@@ -81,32 +81,10 @@ class ShardSet:
                 says what to do.
         """
         folder = Path(path)
-        index = folder / "shards.json"
-        if not index.exists():
-            raise ReelkinError(
-                f"{folder} holds no finished shards (there is no shards.json); build them with shards/build.py, or let "
-                "a stopped build go on by running the same command again"
-            )
-        info = read_json(index)
-        if not isinstance(info, dict) or info.get("format") != FORMAT:
-            raise ReelkinError(f"{index} does not describe shards (format {FORMAT!r} is expected); {_REPAIR}")
-        if info.get("version") != VERSION:
-            raise ReelkinError(
-                f"{index} has version {info.get('version')}, this program reads {VERSION}; build the shards again, "
-                "or use the version of reelkin that made them"
-            )
-        try:
-            hashes = {name: str(info["tables"][name]) for name in _TABLES}
-            sizes = {Path(shard["name"]).name: int(shard["bytes"]) for shard in info["shards"]}
-        except (KeyError, TypeError, ValueError):
-            raise ReelkinError(f"{index} is not as it was written; {_REPAIR}") from None
-        for name, expected in hashes.items():
-            if not (folder / name).exists() or sha256_file(folder / name) != expected:
-                raise ReelkinError(f"{folder / name} is missing or not the table that shards.json names; {_REPAIR}")
-        for name, size in sizes.items():
-            _check_size(folder / name, size)
-        manifest, clips = (read_table(folder / name) for name in _TABLES)
-        return cls(folder, info, manifest, clips, sha256_file(index))
+        index = read_index(folder)
+        manifest, clips = (_read_table(folder / name, index.tables[name]) for name in TABLES)
+        _check_sizes(folder, index)
+        return cls(folder, index.info, manifest, clips, index.sha256)
 
     @cached_property
     def videos(self) -> list[VideoRow]:
@@ -145,7 +123,7 @@ class ShardSet:
             )
         rows = from_table(self._clips.slice(*self._rows_of_shard[shard_name]), ClipRow)
         if any(row.shard != shard_name for row in rows):
-            raise ReelkinError(f"{self.folder}: clips.parquet is not in the order of shards.json; {_REPAIR}")
+            raise ReelkinError(f"{self.folder}: clips.parquet is not in the order of shards.json; {REPAIR}")
         return rows
 
     def read_clips(self, shard_name: str) -> Iterator[Clip]:
@@ -191,15 +169,40 @@ class ShardSet:
         damaged = [s["name"] for s in self.info["shards"] if sha256_file(self.folder / s["name"]) != s["sha256"]]
         if damaged:
             raise ReelkinError(
-                f"{self.folder}: {', '.join(damaged)} not as written (SHA-256 differs); remove them and {_REPAIR}"
+                f"{self.folder}: {', '.join(damaged)} not as written (SHA-256 differs); remove them and {REPAIR}"
             )
 
 
-def _check_size(path: Path, expected: int) -> None:
-    size = path.stat().st_size if path.exists() else None
-    if size != expected:
-        found = "is missing" if size is None else f"has {size} bytes instead of {expected}"
-        raise ReelkinError(f"{path} {found}; {_REPAIR}")
+def _read_table(path: Path, sha256: str) -> pa.Table:
+    """What is parsed is what was hashed: a damaged parquet file never reaches the parser."""
+    try:
+        data = path.read_bytes()
+    except FileNotFoundError:
+        data = b""
+    except OSError as error:
+        raise ReelkinError(f"cannot read {path}: {error.strerror or error}") from error
+    if sha256_bytes(data) != sha256:
+        raise ReelkinError(f"{path} is missing or not the table that {INDEX_NAME} names; {REPAIR}")
+    try:
+        return pq.read_table(pa.BufferReader(data))
+    except (OSError, pa.ArrowException) as error:
+        raise ReelkinError(f"cannot read the table {path}: {error}; {REPAIR}") from error
+
+
+def _check_sizes(folder: Path, index: Index) -> None:
+    """One look at each shard, which is quick for thousands of them; all that is wrong is said at once."""
+    wrong = []
+    for shard in index.shards:
+        try:
+            size = os.stat(folder / shard.name).st_size
+        except OSError as error:
+            wrong.append(f"{shard.name} is missing ({error.strerror})")
+        else:
+            if size != shard.bytes:
+                wrong.append(f"{shard.name} has {size} bytes instead of {shard.bytes}")
+    if wrong:
+        more = f" and {len(wrong) - _NAMED} more" if len(wrong) > _NAMED else ""
+        raise ReelkinError(f"{folder}: {'; '.join(wrong[:_NAMED])}{more}; {REPAIR}")
 
 
 class _Archive:
@@ -259,5 +262,5 @@ class _Archive:
     def _damaged(self, row: ClipRow) -> ReelkinError:
         return ReelkinError(
             f"{self._path}: clip {row.key} ({row.video_id!r}) is not as it was written; the disk or a copy damaged the "
-            f"shard. Remove the shard and {_REPAIR}"
+            f"shard. Remove the shard and {REPAIR}"
         )

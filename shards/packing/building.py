@@ -23,6 +23,7 @@ from ...core.engine.environment import read_launch
 from ...core.errors import DataError, ExitCode, Reason, ReelkinError, UsageError
 from ...core.files import publish_json, publish_table, read_json, remove_partials, sha256_file
 from ...core.progress import Progress
+from ..index import FORMAT, INDEX_NAME, VERSION, sealed
 from ..manifest import OK, REJECTED, ClipRow, VideoRow
 from ..sources.inputs import Listing, VideoInput
 from ..sources.listing import list_videos
@@ -33,7 +34,6 @@ from .plan import Group, Plan
 
 logger = logging.getLogger(__name__)
 
-FORMAT, VERSION = "reelkin-shards", 1
 RECORDS = "records"
 _RECORD_FORMAT = "reelkin-shard-record"
 # Ranks meet at the end only, and their shares take unequally long; a rank that dies is noticed at once all the same.
@@ -287,16 +287,14 @@ def _merge(config: BuildConfig, plan: Plan) -> Outcome:
     tables = {"manifest.parquet": pa.concat_tables(videos), "clips.parquet": pa.concat_tables(clips)}
     for name, table in tables.items():
         publish_table(config.output / name, table)
-    publish_json(
-        config.output / "shards.json",
-        {
-            "format": FORMAT,
-            "version": VERSION,
-            "shards": shards,
-            "tables": {name: sha256_file(config.output / name) for name in tables},
-            "config": plan.config,
-        },
-    )
+    index = {
+        "format": FORMAT,
+        "version": VERSION,
+        "shards": shards,
+        "tables": {name: sha256_file(config.output / name) for name in tables},
+        "config": plan.config,
+    }
+    publish_json(config.output / INDEX_NAME, sealed(index))
     rejected, total = sum(reasons.values()), plan.num_inputs
     code = ExitCode.REJECTS if rejected > config.max_reject_share * total else ExitCode.OK
     size = sum(shard["bytes"] for shard in shards)
