@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import os
-import tarfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
@@ -20,6 +19,7 @@ import pyarrow.parquet as pq
 
 from ..core.errors import ReelkinError
 from ..core.files import sha256_bytes, sha256_file
+from .archive import BLOCK, parse_header
 from .index import INDEX_NAME, REPAIR, TABLES, Index, read_index
 from .manifest import REJECTED, ClipRow, VideoRow, from_table
 
@@ -227,7 +227,7 @@ class _Archive:
         if self._member(row.offset, name) != row.bytes:
             raise self._damaged(row)
         data = self._bytes(row.offset, row.bytes)
-        after = row.offset + row.bytes + -row.bytes % tarfile.BLOCKSIZE + tarfile.BLOCKSIZE
+        after = row.offset + row.bytes + -row.bytes % BLOCK + BLOCK
         text = self._bytes(after, self._member(after, f"{row.key}.json"))
         if sha256_bytes(data) != row.sha256:
             raise self._damaged(row)
@@ -240,12 +240,10 @@ class _Archive:
     def _member(self, offset: int, name: str) -> int:
         """Size of the member whose data begins at ``offset``, or -1 when it is not the one named."""
         try:
-            info = tarfile.TarInfo.frombuf(
-                self._bytes(offset - tarfile.BLOCKSIZE, tarfile.BLOCKSIZE), "ascii", "surrogateescape"
-            )
-        except tarfile.HeaderError:
+            member = parse_header(self._bytes(offset - BLOCK, BLOCK), offset - BLOCK)
+        except ValueError:
             return -1
-        return info.size if info.name == name and info.isreg() else -1
+        return member.size if member.name == name else -1
 
     def _bytes(self, offset: int, length: int) -> bytes:
         if offset < 0 or length < 0:

@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import re
-import tarfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -18,13 +16,9 @@ from typing import IO, Any
 
 from ..core.errors import DataError, Reason
 from ..core.files import publishing
+from .archive import BLOCK, EXTENSION, KEY, MEMBER_LIMIT_BYTES, RECORD, member_header
 from .video.container import open_bytes
 
-MEMBER_LIMIT_BYTES = 1 << 33
-"""A USTAR member must be smaller."""
-
-_KEY = re.compile(r"[0-9a-z_]{1,80}")
-_EXTENSION = re.compile(r"[0-9a-z]{1,10}")
 _COPY_BYTES = 1 << 20
 
 
@@ -89,9 +83,9 @@ class ShardWriter:
             DataError: TOO_LARGE, or the source cannot be read; the archive is then as before.
             ValueError: a key or extension that readers would not understand, or a key used twice.
         """
-        if not _KEY.fullmatch(key) or key in self._keys:
+        if not KEY.fullmatch(key) or key in self._keys:
             raise ValueError(f"key {key!r}: use 1 to 80 of [0-9a-z_], each key once in a shard")
-        if not _EXTENSION.fullmatch(container) or container == "json":
+        if not EXTENSION.fullmatch(container) or container == "json":
             raise ValueError(f"container {container!r}: use 1 to 10 of [0-9a-z], not json")
         file, size = open_bytes(source)
         before = self._out.state()
@@ -128,12 +122,10 @@ class ShardWriter:
         return WrittenMember(offset, size, digest.hexdigest())
 
     def _header(self, name: str, size: int) -> None:
-        info = tarfile.TarInfo(name)
-        info.size, info.mode = size, 0o644
-        self._out.write(info.tobuf(tarfile.USTAR_FORMAT))
+        self._out.write(member_header(name, size))
 
     def _pad(self, size: int) -> None:
-        self._out.write(bytes(-size % tarfile.BLOCKSIZE))
+        self._out.write(bytes(-size % BLOCK))
 
     def _member(self, name: str, data: bytes) -> None:
         self._header(name, len(data))
@@ -142,8 +134,8 @@ class ShardWriter:
 
     def finish(self) -> None:
         """Write the end of the archive."""
-        self._out.write(bytes(2 * tarfile.BLOCKSIZE))
-        self._out.write(bytes(-self._out.position % tarfile.RECORDSIZE))
+        self._out.write(bytes(2 * BLOCK))
+        self._out.write(bytes(-self._out.position % RECORD))
         self.bytes, self.sha256 = self._out.position, self._out.hash.hexdigest()
 
 
