@@ -6,33 +6,39 @@ A file that crashes the decoder, or never lets it come back, then costs that fil
 
 from __future__ import annotations
 
+import ctypes
+import dataclasses
 import json
+import math
 import os
 import resource
 import signal
 import sys
 import traceback
-from pathlib import Path
 from typing import Any
 
-from ...core.errors import DataError
-from .container import Limits
-from .decode import decode_whole
-from .probe import probe
+from ...core.errors import DataError, Reason
+from .container import Limits, out_of_memory
+from .isolation import Request
+from .preparing import prepare
 
 _GRACE_SECONDS = 5.0
+_ADVICE = "Make room or check the permissions, then run the same command again: what was published before is kept"
+_OPEN_FILES = 64
+_PR_SET_PDEATHSIG = 1  # <linux/prctl.h>
 
 
 def answer(request: dict[str, Any], limits: Limits) -> dict[str, Any]:
-    """Probe one file: its facts, or the reason for which it is rejected."""
-    path = Path(request["path"])
+    """Look at one input: its facts and clips, the reason for which it is rejected, or a failure that is not its own."""
+    fields = {field.name: request[field.name] for field in dataclasses.fields(Request)}
     try:
-        found = probe(path, limits=limits)
-        if request["check"] == "full":
-            decode_whole(path, limits=limits)
-        return {"facts": found.facts()}
+        return prepare(Request(**fields), request["check"], limits)
     except DataError as error:
         return {"reason": error.reason.value, "detail": str(error)}
+    except MemoryError as error:
+        return {"reason": Reason.DECODER_DIED.value, "detail": str(out_of_memory(error))}
+    except OSError as error:
+        return {"failure": f"cannot write {request['scratch']}: {error.strerror or error}. {_ADVICE}"}
     except Exception:
         return {"fault": traceback.format_exc()}
 
@@ -43,19 +49,46 @@ def main() -> None:
     # Answers get a channel of their own: a library that prints must not be taken for an answer.
     answers = os.fdopen(os.dup(1), "w", encoding="ascii")
     os.dup2(2, 1)
-    if settings["memory_bytes"]:
-        resource.setrlimit(resource.RLIMIT_AS, (settings["memory_bytes"], settings["memory_bytes"]))
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    _die_with(settings["parent"])
+    _bound(resource.RLIMIT_AS, settings["memory_bytes"] or None)
+    _bound(resource.RLIMIT_FSIZE, settings["write_bytes"])
+    _bound(resource.RLIMIT_NOFILE, _OPEN_FILES)
+    _bound(resource.RLIMIT_CORE, 0)
     limits = Limits(**settings["limits"])
+    print("ready", file=answers, flush=True)
     for line in sys.stdin:
         request = json.loads(line)
         # The parent kills a child that takes too long; this is for a parent that is gone.
         signal.setitimer(signal.ITIMER_REAL, request["seconds"] + _GRACE_SECONDS)
+        _allow_cpu(request["cpu_seconds"])
         reply = answer(request, limits)
         signal.setitimer(signal.ITIMER_REAL, 0)
         print(json.dumps(reply, ensure_ascii=True), file=answers, flush=True)
 
 
+def _die_with(parent: int) -> None:
+    """Have the kernel kill this process when the thread that started it ends, even in the middle of a decoder."""
+    prctl = getattr(ctypes.CDLL(None), "prctl", None)  # Linux only; elsewhere the timer and stdin's end must do
+    if prctl is not None:
+        prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+    if os.getppid() != parent:  # it was gone before
+        os._exit(1)
+
+
+def _bound(kind: int, value: int | None) -> None:
+    """Lower a limit to ``value``, if it is not lower already."""
+    if value is not None:
+        hard = resource.getrlimit(kind)[1]
+        value = value if hard == resource.RLIM_INFINITY else min(value, hard)
+        resource.setrlimit(kind, (value, value))
+
+
+def _allow_cpu(seconds: float) -> None:
+    """Let the process use so much more processor time, in whole seconds; past it SIGXCPU ends it."""
+    used = resource.getrusage(resource.RUSAGE_SELF)
+    soft, hard = math.ceil(used.ru_utime + used.ru_stime + seconds), resource.getrlimit(resource.RLIMIT_CPU)[1]
+    resource.setrlimit(resource.RLIMIT_CPU, (soft if hard == resource.RLIM_INFINITY else min(soft, hard), hard))
+
+
 if __name__ == "__main__":
-    print("ready", flush=True)
     main()
