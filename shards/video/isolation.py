@@ -176,10 +176,10 @@ class ProbePool:
             else:
                 answer = _answer_of(reply, request)
             died = isinstance(answer, DataError) and answer.reason is Reason.DECODER_DIED
-            if fresh or not died or self._closed:
+            if died:
+                child.stop()
+            if fresh or not died or self._closed:  # else an earlier file may be the cause; a new child has no past
                 return answer
-            # What an earlier file left behind may have killed it; a new child has no past.
-            child.stop()
 
     def _child(self) -> _Child:
         """The child of this thread, in a state to be asked."""

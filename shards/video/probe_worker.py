@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ctypes
 import dataclasses
+import errno
 import json
 import math
 import os
@@ -25,6 +26,7 @@ from .preparing import prepare
 _GRACE_SECONDS = 5.0
 _ADVICE = "Make room or check the permissions, then run the same command again: what was published before is kept"
 _OPEN_FILES = 64
+_FAILED_READING = (errno.EIO, errno.ESTALE, errno.ETIMEDOUT)  # a disk or a server that holds the input
 _PR_SET_PDEATHSIG = 1  # <linux/prctl.h>
 
 
@@ -38,6 +40,8 @@ def answer(request: dict[str, Any], limits: Limits) -> dict[str, Any]:
     except MemoryError as error:
         return {"reason": Reason.DECODER_DIED.value, "detail": str(out_of_memory(error))}
     except OSError as error:
+        if error.errno in _FAILED_READING:
+            return {"reason": Reason.UNREADABLE.value, "detail": error.strerror or str(error)}
         return {"failure": f"cannot write {request['scratch']}: {error.strerror or error}. {_ADVICE}"}
     except Exception:
         return {"fault": traceback.format_exc()}
