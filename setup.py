@@ -37,6 +37,7 @@ EXTRAS = {
         "scikit-learn>=1.5",
         "scipy>=1.14",
         "webdataset>=1.0",  # the tests read shards with it, as others may
+        "imageio-ffmpeg>=0.6",  # an ffmpeg of its own build, the tests' second opinion on what can be decoded
         "ruff>=0.9",
         "mypy>=1.14",
         "import-linter>=2.1",

@@ -40,7 +40,10 @@ OLDEST, NEWEST = (3, 11), (3, 13)
 TORCH = "2.13.0"
 TORCHVISION_FOR = {"2.11": "0.26.0", "2.12": "0.27.0", "2.13": "0.28.0"}
 FREE_BYTES = 3 << 30  # what a CPU build of everything takes on disk, with room to build
-MODULES = "torch,torchvision,numpy,av,faiss,pyarrow,safetensors,webdataset,tyro,rich,jinja2,pytest,mypy,reelkin"
+MODULES = (
+    "torch,torchvision,numpy,av,faiss,pyarrow,safetensors,webdataset,tyro,rich,jinja2,"
+    "imageio_ffmpeg,pytest,mypy,reelkin"
+)
 
 # Run by .venv's interpreter: what is there, without importing anything heavy.
 PROBE = """
