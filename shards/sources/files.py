@@ -69,6 +69,11 @@ def walk(folder: Path) -> Iterator[Path]:
 
     for root, folders, files in os.walk(folder, onerror=cannot_list):
         folders[:] = sorted(name for name in folders if not name.startswith("."))
+        for name in folders:
+            if os.path.islink(os.path.join(root, name)):
+                logger.warning(
+                    "%s is a link to a folder and not followed; give the folder itself too", Path(root, name)
+                )
         for name in sorted(files):
             if not name.startswith("."):
                 yield Path(root, name)
