@@ -40,6 +40,7 @@ class Reason(StrEnum):
     BAD_ID = "bad-id"
     TIMEOUT = "timeout"
     DECODER_DIED = "decoder-died"
+    REMOVED = "removed"
     ENCODER_FAILED = "encoder-failed"
 
     @property
@@ -65,6 +66,7 @@ _MEANINGS: dict[Reason, str] = {
     Reason.BAD_ID: "the id is empty, holds control characters, or begins or ends with a space",
     Reason.TIMEOUT: "probing or decoding took longer than the limit",
     Reason.DECODER_DIED: "the process that read the file was killed by it",
+    Reason.REMOVED: "the video was taken out of the shards on request",
     Reason.ENCODER_FAILED: "the encoder's output is not finite",
 }
 

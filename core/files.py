@@ -36,7 +36,8 @@ def _host() -> str:
     return f"{zlib.crc32(os.uname().nodename.encode()):08x}"
 
 
-def _temporary_beside(path: Path) -> Path:
+def temporary_beside(path: Path) -> Path:
+    """A new name in the folder of ``path`` that `remove_partials` removes when this process is gone."""
     return path.with_name(f".{path.name[:100]}{PARTIAL}{_host()}-{os.getpid()}-{uuid.uuid4().hex[:8]}")
 
 
@@ -128,7 +129,7 @@ def publishing(path: str | Path) -> Iterator[Path]:
             in the body (its input cannot be read) is raised as it is.
     """
     path = Path(path)
-    temporary = _temporary_beside(path)
+    temporary = temporary_beside(path)
     advice = "Make room or check the permissions, then run the same command again: what was published before is kept"
     try:
         with _writing(path, advice):
@@ -157,7 +158,7 @@ def publishing_folder(path: str | Path) -> Iterator[Path]:
         ReelkinError: as `publishing`.
     """
     path = Path(path)
-    temporary, replaced = _temporary_beside(path), _temporary_beside(path)
+    temporary, replaced = temporary_beside(path), temporary_beside(path)
     advice = "Make room or check the permissions, then run the same command again"
     try:
         with _writing(path, advice):

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import sys
+import threading
 import time
+from collections import Counter
+from collections.abc import Callable
 from types import TracebackType
 from typing import Self
 
@@ -23,14 +26,31 @@ class Progress:
         unit: plural name of an item ("videos").
         label: what is being done ("building shards").
         enabled: False on every rank but the first; then only the counting happens.
+        total_bytes: sum of the items' sizes; then bytes are shown too, and the time that is left goes by them.
+        more: asked now and then for what was done elsewhere since: items, bytes, rejects by reason.
+
+    Several threads may use it.
 
     Attributes:
-        done, rejects: the counts so far.
+        done, rejects, bytes: the counts so far.
+        reasons: rejects by reason, where reasons were given.
     """
 
-    def __init__(self, total: int | None, unit: str, label: str, enabled: bool = True) -> None:
-        self.total, self.unit, self.label = total, unit, label
-        self.done = self.rejects = 0
+    def __init__(
+        self,
+        total: int | None,
+        unit: str,
+        label: str,
+        enabled: bool = True,
+        total_bytes: int | None = None,
+        more: Callable[[], tuple[int, int, Counter[str]]] | None = None,
+    ) -> None:
+        self.total, self.unit, self.label, self.total_bytes = total, unit, label, total_bytes
+        self.done = self.rejects = self.bytes = 0
+        self.reasons: Counter[str] = Counter()
+        self._skipped = self._skipped_bytes = 0
+        self._more = more
+        self._lock = threading.Lock()
         self._note = ""
         self._enabled = enabled
         self._started = time.monotonic()
@@ -52,15 +72,38 @@ class Progress:
             self._bar.start()
         return self
 
-    def advance(self, n: int = 1, *, rejects: int = 0, note: str = "") -> None:
-        """Count ``n`` more items done, ``rejects`` of them rejected; ``note`` (a loss, a rate) is shown beside."""
+    def skip(self, n: int, bytes: int = 0) -> None:
+        """Count items that were done before: they say nothing about the rate."""
+        with self._lock:
+            self.done, self.bytes = self.done + n, self.bytes + bytes
+            self._skipped, self._skipped_bytes = self._skipped + n, self._skipped_bytes + bytes
+
+    def advance(self, n: int = 1, *, bytes: int = 0, rejects: int = 0, reason: str = "", note: str = "") -> None:
+        """Count ``n`` more items done, of so many bytes.
+
+        Args:
+            rejects: how many of them were rejected.
+            reason: why one of them was rejected; counts as a reject.
+            note: shown beside (a loss).
+        """
+        with self._lock:
+            self._count(n, bytes, rejects, reason, note)
+
+    def _count(self, n: int, bytes: int, rejects: int, reason: str, note: str) -> None:
         self.done += n
-        self.rejects += rejects
+        self.bytes += bytes
+        self.rejects += rejects + bool(reason)
+        if reason:
+            self.reasons[reason] += 1
         self._note = note or self._note
         if self._bar:
+            if self._more and time.monotonic() >= self._next_line:
+                self._next_line = time.monotonic() + LINE_EVERY_SECONDS
+                self._ask_for_more()
             self._bar.update(self._task, completed=self.done, note=self._extras())
         elif self._enabled and time.monotonic() >= self._next_line:
             self._next_line = time.monotonic() + LINE_EVERY_SECONDS
+            self._ask_for_more()
             self._line()
 
     def __exit__(
@@ -69,20 +112,54 @@ class Progress:
         if self._bar:
             self._bar.stop()
         elif self._enabled:
+            self._ask_for_more()
             self._line(last=True)
+
+    def _ask_for_more(self) -> None:
+        if self._more:
+            done, size, reasons = self._more()
+            self.done, self.bytes, self.rejects = self.done + done, self.bytes + size, self.rejects + reasons.total()
+            self.reasons.update(reasons)
 
     def _extras(self) -> str:
         rejects = f"{self.rejects} rejected" if self.rejects else ""
+        if self.reasons:
+            rejects += f" ({', '.join(f'{reason} {n}' for reason, n in self.reasons.most_common())})"
         return "  ".join(part for part in (rejects, self._note) if part)
 
+    def _seconds_left(self, seconds: float) -> float | None:
+        if self.total_bytes:
+            rate, left = (self.bytes - self._skipped_bytes) / seconds, self.total_bytes - self.bytes
+        elif self.total is not None:
+            rate, left = (self.done - self._skipped) / seconds, self.total - self.done
+        else:
+            return None
+        return max(0, left) / rate if rate > 0 else None
+
     def _line(self, last: bool = False) -> None:
-        seconds = time.monotonic() - self._started
-        rate = self.done / seconds if seconds > 0 else 0.0
+        seconds = max(1e-9, time.monotonic() - self._started)
+        rate = (self.done - self._skipped) / seconds
         text = f"{self.label}: {self.done}{f'/{self.total}' if self.total is not None else ''} {self.unit}"
+        if self.total_bytes is not None:
+            text += f", {self.bytes / 1e6:.0f}/{self.total_bytes / 1e6:.0f} MB"
         text += f", {rate:.3g} {self.unit}/s"
+        if self.total_bytes is not None:
+            text += f", {(self.bytes - self._skipped_bytes) / 1e6 / seconds:.3g} MB/s"
+        left = self._seconds_left(seconds)
         if last:
             text += f", {seconds:.1f} s in all"
-        elif self.total is not None and rate > 0:
-            text += f", about {max(0, self.total - self.done) / rate:.0f} s left"
+        elif left is not None:
+            text += f", about {in_words(left)} left"
         extras = self._extras()
         print(f"{text}{', ' if extras else ''}{extras}", file=sys.stderr, flush=True)
+
+
+def in_words(seconds: float) -> str:
+    """ "45 s", "12 min", "3.5 h" """
+    return (
+        f"{seconds:.0f} s"
+        if seconds < 120
+        else f"{seconds / 60:.0f} min"
+        if seconds < 7200
+        else f"{seconds / 3600:.1f} h"
+    )

@@ -26,10 +26,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     if launched_rank() == 0:
         print(f"{outcome}\nwritten: {config.output}/shards.json, manifest.parquet, clips.parquet")
         if outcome.exit_code == ExitCode.REJECTS:
-            share = outcome.num_rejected / outcome.num_videos
-            print(
-                f"error: {share:.0%} rejected, over --max-reject-share {config.max_reject_share:.0%}", file=sys.stderr
-            )
+            budget = f"--max-reject-share {config.max_reject_share:.0%}"
+            print(f"error: {outcome.reject_share:.0%} of what was there rejected, over {budget}", file=sys.stderr)
     return outcome.exit_code
 
 

@@ -31,6 +31,21 @@ class WrittenMember:
     sha256: str
 
 
+@dataclass(frozen=True, slots=True)
+class Section:
+    """A part of a file: where a clip lies in another shard."""
+
+    path: Path
+    offset: int
+    size: int
+
+    def open(self) -> IO[bytes]:
+        """The file, positioned at the part's begin. Raises OSError."""
+        file = open(self.path, "rb", buffering=0)  # noqa: SIM115 - handed to the caller
+        file.seek(self.offset)
+        return file
+
+
 class _HashingFile:
     """Counts and hashes what is written; can go back to an earlier state, which is how half a member is taken out."""
 
@@ -39,7 +54,7 @@ class _HashingFile:
         self.position = 0
         self.hash = hashlib.sha256()
 
-    def write(self, data: bytes) -> int:
+    def write(self, data: bytes | memoryview) -> int:
         self._file.write(data)
         self.hash.update(data)
         self.position += len(data)
@@ -66,11 +81,23 @@ class ShardWriter:
     def __init__(self, file: IO[bytes]) -> None:
         self._out = _HashingFile(file)
         self._keys: set[str] = set()
+        self._buffer = memoryview(bytearray(_COPY_BYTES))
         self.num_clips = 0
         self.bytes = 0
         self.sha256 = ""
 
-    def add(self, key: str, container: str, source: Path | bytes, facts: dict[str, Any]) -> WrittenMember:
+    @contextmanager
+    def all_or_none(self) -> Iterator[None]:
+        """What a body adds that ends with a DataError is taken out again."""
+        before, keys, num_clips = self._out.state(), set(self._keys), self.num_clips
+        try:
+            yield
+        except DataError:
+            self._out.go_back(before)
+            self._keys, self.num_clips = keys, num_clips
+            raise
+
+    def add(self, key: str, container: str, source: Path | bytes | Section, facts: dict[str, Any]) -> WrittenMember:
         """Add a video as ``KEY.container`` and ``KEY.json``.
 
         Args:
@@ -87,16 +114,11 @@ class ShardWriter:
             raise ValueError(f"key {key!r}: use 1 to 80 of [0-9a-z_], each key once in a shard")
         if not EXTENSION.fullmatch(container) or container == "json":
             raise ValueError(f"container {container!r}: use 1 to 10 of [0-9a-z], not json")
-        file, size = open_bytes(source)
-        before = self._out.state()
-        with file:
+        file, size = (source.open(), source.size) if isinstance(source, Section) else open_bytes(source)
+        with file, self.all_or_none():
             if size >= MEMBER_LIMIT_BYTES:
                 raise DataError(Reason.TOO_LARGE, f"{size} bytes; a shard's member must be under {MEMBER_LIMIT_BYTES}")
-            try:
-                member = self._copy(f"{key}.{container}", file, size)
-            except DataError:
-                self._out.go_back(before)
-                raise
+            member = self._copy(f"{key}.{container}", file, size)
         text = json.dumps({**facts, "bytes": member.bytes, "sha256": member.sha256}, ensure_ascii=True, allow_nan=False)
         self._member(f"{key}.json", text.encode("ascii"))
         self._keys.add(key)
@@ -107,17 +129,18 @@ class ShardWriter:
         self._header(name, size)
         offset, digest, left = self._out.position, hashlib.sha256(), size
         while left:
+            part = self._buffer[: min(_COPY_BYTES, left)]
             try:
-                data = file.read(min(_COPY_BYTES, left))
+                got = file.readinto(part)  # type: ignore[attr-defined]
             except OSError as error:
                 raise DataError(Reason.UNREADABLE, error.strerror or str(error)) from None
-            if not data:
+            if not got:
                 raise DataError(
                     Reason.UNREADABLE, f"the file shrank while it was copied ({left} of {size} bytes missing)"
                 )
-            self._out.write(data)
-            digest.update(data)
-            left -= len(data)
+            self._out.write(part[:got])
+            digest.update(part[:got])
+            left -= got
         self._pad(size)
         return WrittenMember(offset, size, digest.hexdigest())
 
@@ -143,7 +166,7 @@ class ShardWriter:
 def writing_shard(path: Path) -> Iterator[ShardWriter]:
     """Yield a `ShardWriter`; the archive stands under ``path`` when the body ends without an error.
 
-    A body that adds no clip publishes nothing.
+    A body that adds no clip publishes nothing; one that wants to know the hash before calls `ShardWriter.finish`.
 
     Raises:
         ReelkinError: the disk is full or the folder cannot be written.
@@ -154,7 +177,8 @@ def writing_shard(path: Path) -> Iterator[ShardWriter]:
             yield writer
             if not writer.num_clips:
                 raise _NothingWritten
-            writer.finish()
+            if not writer.sha256:
+                writer.finish()
     except _NothingWritten:
         pass
 

@@ -1,23 +1,32 @@
 """Which video goes into which shard: decided from the sorted list of inputs alone, before any is opened.
 
 So the assignment depends neither on the number of workers nor on which videos turn out to be unusable, and a shard is
-the unit of work, of spreading over ranks and of going on after a stop.
+the unit of work, of spreading over ranks and of going on after a stop. A million inputs are held as one table; only the
+group at hand becomes objects.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+import os
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from itertools import pairwise
 from typing import Any
 
-from ...core.errors import Reason, UsageError
-from ...core.files import publish_json, read_json, sha256_bytes
-from ..sources.inputs import VideoInput, total_bytes
+import pyarrow as pa
+import pyarrow.compute as pc
 
-PLAN_NAME = "plan.json"
-_FORMAT, _VERSION = "reelkin-shards-plan", 1
+from ...core.errors import Reason
+from ...core.files import sha256_bytes
+from ..sources.inputs import Kind, VideoInput
+
+SHARD_DIGITS = 6
+
+
+def shard_name(number: int) -> str:
+    """File name of a shard's tar."""
+    return f"clips-{number:0{SHARD_DIGITS}d}.tar"
 
 
 @dataclass(frozen=True)
@@ -37,133 +46,145 @@ class Group:
     @property
     def shard_name(self) -> str:
         """File name of the tar."""
-        return f"clips-{self.number:06d}.tar"
+        return shard_name(self.number)
 
 
-def cut_into_groups(inputs: Sequence[VideoInput], config: dict[str, Any]) -> list[Group]:
-    """Cut the sorted inputs into groups of at most ``config["shard_bytes"]`` and ``config["shard_videos"]``.
-
-    A group holds at least one input, so a larger video gets one to itself.
-    """
-    groups: list[list[VideoInput]] = []
-    size = 0
-    for entry in inputs:
-        length = max(0, entry.bytes)
-        if not groups or len(groups[-1]) >= config["shard_videos"] or size + length > config["shard_bytes"]:
-            groups.append([])
-            size = 0
-        groups[-1].append(entry)
-        size += length
-    return [Group(number, tuple(group), _fingerprint(group, config)) for number, group in enumerate(groups)]
+_SCHEMA = pa.schema(
+    [
+        ("video_id", pa.string()),
+        ("path", pa.binary()),  # as the operating system gives it; need not be UTF-8
+        ("name", pa.string()),
+        ("bytes", pa.int64()),
+        ("modified_ns", pa.int64()),
+        ("reason", pa.string()),
+        ("detail", pa.string()),
+        ("kind", pa.string()),
+    ]
+)
+_CHUNK = 10_000
 
 
-def _fingerprint(inputs: Sequence[VideoInput], config: dict[str, Any]) -> str:
-    # shard_bytes and the like only decide which inputs are in the group, and the inputs are hashed themselves.
-    settings = {name: config[name] for name in ("check", "max_side", "max_pixels", "max_hours")}
-    rows = [[i.video_id, i.name, i.bytes, i.modified_ns, i.reason, i.detail] for i in inputs]
-    return sha256_bytes(json.dumps([settings, rows], ensure_ascii=True).encode("ascii"))
+def _table(inputs: Sequence[VideoInput]) -> pa.Table:
+    batches = []
+    for first in range(0, len(inputs), _CHUNK):
+        part = inputs[first : first + _CHUNK]
+        columns = [
+            [i.video_id for i in part],
+            [os.fsencode(i.path) for i in part],
+            [i.name for i in part],
+            [i.bytes for i in part],
+            [i.modified_ns for i in part],
+            ["" if i.reason is None else i.reason.value for i in part],
+            [i.detail for i in part],
+            [i.kind.value for i in part],
+        ]
+        arrays = [pa.array(values, field.type) for values, field in zip(columns, _SCHEMA, strict=True)]
+        batches.append(pa.RecordBatch.from_arrays(arrays, schema=_SCHEMA))
+    return pa.Table.from_batches(batches, schema=_SCHEMA)
 
 
-@dataclass(frozen=True)
+def _inputs(table: pa.Table) -> Iterator[VideoInput]:
+    for video_id, path, name, size, modified_ns, reason, detail, kind in zip(
+        *(column.to_pylist() for column in table.columns), strict=True
+    ):
+        known = Reason(reason) if reason else None
+        yield VideoInput(video_id, os.fsdecode(path), name, size, modified_ns, known, detail, Kind(kind))
+
+
+@dataclass(frozen=True, eq=False)
 class Plan:
     """Everything that ranks must agree on before they start.
 
     Attributes:
-        groups: one per shard.
+        inputs: a row per input, in ascending order of id.
         config: `BuildConfig.effective`.
+        first_shard: number of the first group's shard.
+        offsets: group n holds the rows ``offsets[n]`` to ``offsets[n + 1]``.
+        hashes: of each group.
         sha256: hash over the groups.
     """
 
-    groups: list[Group]
+    inputs: pa.Table
     config: dict[str, Any]
+    first_shard: int
+    offsets: list[int]
+    hashes: list[str]
     sha256: str
 
     @classmethod
-    def make(cls, inputs: Sequence[VideoInput], config: dict[str, Any]) -> Plan:
+    def make(cls, inputs: Sequence[VideoInput], config: dict[str, Any], first_shard: int = 0) -> Plan:
         """Plan a build of ``inputs``, sorted by id."""
-        groups = cut_into_groups(inputs, config)
-        return cls(groups, config, sha256_bytes("".join(group.sha256 for group in groups).encode("ascii")))
+        offsets = _cut(inputs, config["shard_bytes"], config["shard_videos"])
+        hashes = [_fingerprint(inputs[first:last], config) for first, last in pairwise(offsets)]
+        digest = sha256_bytes("".join(hashes).encode("ascii"))
+        return cls(_table(inputs), config, first_shard, offsets, hashes, digest)
+
+    def __len__(self) -> int:
+        return len(self.hashes)
+
+    def __repr__(self) -> str:
+        return f"Plan({self.num_inputs} inputs, {len(self)} shards from {self.first_shard})"
 
     @property
     def num_inputs(self) -> int:
         """Inputs in all groups."""
-        return sum(len(group.inputs) for group in self.groups)
+        return self.inputs.num_rows
 
     @property
     def bytes(self) -> int:
         """Size of all inputs that exist."""
-        return sum(total_bytes(group.inputs) for group in self.groups)
+        return self.bytes_of(0, len(self))
+
+    def bytes_of(self, first: int, last: int) -> int:
+        """Size of the inputs of the groups ``first`` to ``last`` (excluded) that exist."""
+        start = self.offsets[first]
+        sizes = self.inputs.column("bytes").slice(start, self.offsets[last] - start)
+        return pc.sum(pc.max_element_wise(sizes, 0)).as_py() or 0
+
+    def num_inputs_of(self, group: int) -> int:
+        """Inputs of a group."""
+        return self.offsets[group + 1] - self.offsets[group]
+
+    def number(self, group: int) -> int:
+        """Number of a group's shard."""
+        return self.first_shard + group
+
+    def group(self, group: int) -> Group:
+        """One group with its inputs."""
+        rows = self.inputs.slice(self.offsets[group], self.num_inputs_of(group))
+        return Group(self.number(group), tuple(_inputs(rows)), self.hashes[group])
 
     def to_plain(self) -> dict[str, Any]:
-        """As values that can be sent to other ranks."""
+        """All but the inputs, as values that can be sent to other ranks."""
         return {
             "config": self.config,
+            "first_shard": self.first_shard,
+            "offsets": self.offsets,
+            "hashes": self.hashes,
             "sha256": self.sha256,
-            "groups": [{"sha256": g.sha256, "inputs": [_plain(i) for i in g.inputs]} for g in self.groups],
         }
 
     @classmethod
-    def from_plain(cls, value: dict[str, Any]) -> Plan:
-        """The inverse of `to_plain`."""
-        groups = [
-            Group(number, tuple(_input(values) for values in group["inputs"]), group["sha256"])
-            for number, group in enumerate(value["groups"])
-        ]
-        return cls(groups, value["config"], value["sha256"])
-
-    def settle(self, output: Path, rebuild: bool) -> None:
-        """Check that ``output`` is new or belongs to the same plan, and write the plan into it.
-
-        Raises:
-            UsageError: the folder was built with other settings or inputs, and ``rebuild`` was not asked for.
-        """
-        path = output / PLAN_NAME
-        record = {
-            "format": _FORMAT,
-            "version": _VERSION,
-            "config": self.config,
-            "inputs_sha256": self.sha256,
-            "num_inputs": self.num_inputs,
-            "num_shards": len(self.groups),
-        }
-        if path.exists():
-            found = read_json(path)
-            if found == record:
-                return
-            if not rebuild:
-                raise UsageError(
-                    f"output: {output} was built with {_difference(found, record)}. Choose another folder, or add "
-                    "--rebuild to replace what has changed there"
-                )
-        elif (output / "shards.json").exists() and not rebuild:
-            raise UsageError(
-                f"output: {output} holds shards without a {PLAN_NAME}; choose another folder, or add --rebuild"
-            )
-        (output / "shards.json").unlink(missing_ok=True)  # from here on the folder is unfinished
-        publish_json(path, record)
+    def from_plain(cls, inputs: pa.Table, value: dict[str, Any]) -> Plan:
+        """The inverse of `to_plain`, given the inputs."""
+        return cls(inputs, **value)
 
 
-def _plain(entry: VideoInput) -> list[Any]:
-    reason = None if entry.reason is None else entry.reason.value
-    return [entry.video_id, entry.path, entry.name, entry.bytes, entry.modified_ns, reason, entry.detail]
+def _cut(inputs: Sequence[VideoInput], shard_bytes: int, shard_videos: int) -> list[int]:
+    """Offsets of groups of at most so many bytes and videos; a larger video gets a group to itself."""
+    offsets, size = [0], 0
+    for number, entry in enumerate(inputs):
+        length = max(0, entry.bytes)
+        held = number - offsets[-1]
+        if held and (held >= shard_videos or size + length > shard_bytes):
+            offsets.append(number)
+            size = 0
+        size += length
+    return [*offsets, len(inputs)] if inputs else offsets
 
 
-def _input(values: list[Any]) -> VideoInput:
-    video_id, path, name, size, modified_ns, reason, detail = values
-    return VideoInput(video_id, path, name, size, modified_ns, None if reason is None else Reason(reason), detail)
-
-
-def _difference(found: Any, wanted: dict[str, Any]) -> str:
-    if not isinstance(found, dict) or found.get("format") != _FORMAT or found.get("version") != _VERSION:
-        return "another version of reelkin"
-    then = found.get("config", {})
-    changed = [
-        f"{name} {then.get(name)} instead of {value}"
-        for name, value in wanted["config"].items()
-        if then.get(name) != value
-    ]
-    if changed:
-        return "other settings: " + ", ".join(changed)
-    if found.get("num_inputs") != wanted["num_inputs"]:
-        return f"{found.get('num_inputs')} inputs instead of {wanted['num_inputs']}"
-    return "other inputs (files were renamed, exchanged or changed since)"
+def _fingerprint(inputs: Sequence[VideoInput], config: dict[str, Any]) -> str:
+    # shard_bytes and the like only decide which inputs are in the group, and the inputs are hashed themselves.
+    settings = {name: value for name, value in config.items() if name not in ("shard_bytes", "shard_videos", "limit")}
+    rows = [[i.video_id, i.name, i.bytes, i.modified_ns, i.reason, i.detail, i.kind] for i in inputs]
+    return sha256_bytes(json.dumps([settings, rows], ensure_ascii=True).encode("ascii"))

@@ -1,0 +1,128 @@
+"""Putting the accounts of all shards together: the two tables, then ``shards.json``, last."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from ...core.errors import ExitCode, Reason, ReelkinError
+from ...core.files import publish_json, publish_table, sha256_file
+from ..index import CLIPS_NAME, FORMAT, INDEX_NAME, MANIFEST_NAME, TABLES, VERSION, sealed
+from ..manifest import OK, REJECTED, ClipRow, VideoRow
+from .plan import shard_name
+from .records import read_record, settle
+from .state import Round, State
+
+ANNOTATIONS = "annotations"
+OUTCOME_NAME = "outcome.json"
+_NOT_COUNTED = (Reason.MISSING.value, Reason.REMOVED.value)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a folder of shards came to; the same on every rank.
+
+    Attributes:
+        num_videos, num_rejected, num_shards: counts over the whole corpus.
+        bytes: of all shards.
+        reasons: rejected inputs by reason.
+        exit_code: OK, or REJECTS when more were rejected than the budget allows.
+    """
+
+    num_videos: int
+    num_rejected: int
+    num_shards: int
+    bytes: int
+    reasons: dict[str, int]
+    exit_code: int
+
+    def __str__(self) -> str:
+        text = f"{self.num_videos - self.num_rejected} of {self.num_videos} videos in {self.num_shards} shards"
+        text += f", {self.bytes / 1e6:.1f} MB"
+        if self.num_rejected:
+            ordered = sorted(self.reasons.items(), key=lambda kv: (-kv[1], kv))
+            text += f"; {self.num_rejected} rejected: {', '.join(f'{reason} {n}' for reason, n in ordered)}"
+        return text
+
+    @property
+    def reject_share(self) -> float:
+        """Rejected among those that were there: what is missing or was taken out does not count."""
+        absent = sum(self.reasons.get(reason, 0) for reason in _NOT_COUNTED)
+        there = self.num_videos - absent
+        return (self.num_rejected - absent) / there if there else 1.0
+
+
+def merge(output: Path, state: State, max_reject_share: float) -> Outcome:
+    """Publish the tables and ``shards.json`` from the records of all complete rounds.
+
+    Raises:
+        ReelkinError: a record is missing or damaged, or the disk is full.
+    """
+    manifest = VideoRow.SCHEMA.empty_table()
+    clips = [ClipRow.SCHEMA.empty_table()]
+    shards: list[dict[str, Any]] = []
+    for step in state.rounds:
+        if not step.complete:
+            continue
+        videos = []
+        for number in range(step.first_shard, step.first_shard + step.num_shards):
+            record = _record(output, number)
+            videos.append(pa.Table.from_pylist(record.videos, schema=VideoRow.SCHEMA))
+            clips.append(pa.Table.from_pylist(record.clips, schema=ClipRow.SCHEMA))
+            if record.shard:
+                shards.append(record.shard)
+        manifest = _superseded(manifest, pa.concat_tables([VideoRow.SCHEMA.empty_table(), *videos]), step)
+    manifest = manifest.take(pc.sort_indices(manifest, sort_keys=[("video_id", "ascending")]))
+    tables = {
+        MANIFEST_NAME: manifest,
+        CLIPS_NAME: pa.concat_tables([pa.Table.from_batches([], ClipRow.SCHEMA), *clips]),
+    }
+    (output / INDEX_NAME).unlink(missing_ok=True)  # nobody reads the folder while its tables are exchanged
+    for name in TABLES:
+        publish_table(output / name, tables[name])
+    index = {
+        "format": FORMAT,
+        "version": VERSION,
+        "shards": shards,
+        "tables": {name: sha256_file(output / name) for name in TABLES},
+        "annotations": {path.name: sha256_file(path) for path in sorted((output / ANNOTATIONS).glob("*.csv"))},
+        "config": state.rounds[0].config,
+        "rounds": sum(step.complete for step in state.rounds),
+    }
+    publish_json(output / INDEX_NAME, sealed(index))
+    return _outcome(output, manifest, shards, max_reject_share)
+
+
+def _record(output: Path, number: int) -> Any:
+    try:
+        return settle(output, number, read_record(output, number))
+    except OSError as error:
+        raise ReelkinError(f"cannot read {output / shard_name(number)}: {error.strerror or error}") from error
+
+
+def _superseded(before: pa.Table, after: pa.Table, step: Round) -> pa.Table:
+    """The rows after a round: those of a retry take the place of the rejects that it took up."""
+    if step.kind == "retry":
+        again = pc.and_(
+            pc.is_in(before["video_id"], value_set=after["video_id"].combine_chunks()),
+            pc.is_in(before["reason"], value_set=pa.array(step.reasons, pa.string())),
+        )
+        before = before.filter(pc.invert(again))
+    return pa.concat_tables([before, after])
+
+
+def _outcome(output: Path, manifest: pa.Table, shards: list[dict[str, Any]], max_reject_share: float) -> Outcome:
+    rejected = manifest.filter(pc.equal(manifest["status"], REJECTED))
+    reasons = Counter(rejected["reason"].to_pylist())
+    size = sum(shard["bytes"] for shard in shards)
+    outcome = Outcome(manifest.num_rows, rejected.num_rows, len(shards), size, dict(reasons), int(ExitCode.OK))
+    nothing = not pc.any(pc.equal(manifest["status"], OK)).as_py()
+    if nothing or outcome.reject_share > max_reject_share:
+        outcome = Outcome(**{**vars(outcome), "exit_code": int(ExitCode.REJECTS)})
+    publish_json(output / OUTCOME_NAME, vars(outcome))
+    return outcome
