@@ -11,9 +11,8 @@ from ...core.errors import Reason, UsageError
 from ..sources.inputs import SourceOptions
 from ..sources.listing import LAYOUTS
 from ..video.container import Limits
+from ..video.frame_names import FrameNames
 from ..video.isolation import Check
-
-FrameNames = Literal["auto", "number", "seconds", "milliseconds"]
 
 _UNITS = {"": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 1 << 10, "MIB": 1 << 20, "GIB": 1 << 30}
 _SIZE = re.compile(r"\s*([0-9]+(?:\.[0-9]+)?)\s*([KMG]I?B|B?)\s*", re.IGNORECASE)

@@ -124,8 +124,8 @@ def _take_out(output: Path, number: int, record: Record, ids: set[str]) -> bool:
                 member = writer.add(row["key"], row["container"], Section(path, row["offset"], row["bytes"]), content)
                 if member.sha256 != row["sha256"]:
                     raise ReelkinError(
-                        f"{path}: clip {row['key']} is not as it was written; run shards/verify.py {output}, repair what "
-                        "it names, and then the same command again"
+                        f"{path}: clip {row['key']} is not as it was written; run shards/verify.py {output}, repair "
+                        "what it names, and then the same command again"
                     )
                 after.clips.append({**row, "offset": member.offset})
             writer.finish()

@@ -21,6 +21,7 @@ from typing import Any, Literal, Self
 
 from ...core.errors import DataError, Reason, ReelkinError
 from .container import Limits
+from .frame_names import FrameNames
 
 logger = logging.getLogger(__name__)
 
@@ -55,7 +56,7 @@ class Request:
     kind: str = "file"
     clip_seconds: float | None = None
     frame_rate: float = 25.0
-    frame_names: str = "auto"
+    frame_names: FrameNames = "auto"
     scratch: str = ""
 
 

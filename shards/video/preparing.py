@@ -1,14 +1,22 @@
-"""What is done to one untrusted input before it is packed; runs in a child process."""
+"""What is done to one untrusted input before it is packed; runs in a child process.
+
+A video file is packed as it is, unless it is to be cut. Frame folders and arrays become a video file first: one track
+of JPEG images with their times, which every decoder takes.
+"""
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from .clips import ClipFile
 from .container import Limits
+from .cutting import cut_at_keyframes
 from .decode import decode_whole
+from .frames import pack_frames
 from .isolation import Check, Request
-from .probe import probe
+from .probe import Probe, probe
 
 
 def prepare(request: Request, check: Check, limits: Limits) -> dict[str, Any]:
@@ -22,8 +30,24 @@ def prepare(request: Request, check: Check, limits: Limits) -> dict[str, Any]:
         DataError: why the input is rejected.
         OSError: a clip file could not be written.
     """
-    source = Path(request.path)
+    source, folder = Path(request.path), Path(request.scratch)
+    if request.kind != "file":
+        folder.mkdir(parents=True, exist_ok=True)
+        packed = folder / "packed.mp4"
+        if request.kind == "frames":
+            pack_frames(source, packed, frame_rate=request.frame_rate, names=request.frame_names, limits=limits)
+        source = packed
     found = probe(source, limits=limits)
     if check == "full":
         decode_whole(source, limits=limits)
-    return {"facts": found.facts(), "clips": None}
+    clips: list[ClipFile] = []
+    if request.clip_seconds is not None and found.duration_seconds > request.clip_seconds:
+        folder.mkdir(parents=True, exist_ok=True)
+        clips = cut_at_keyframes(source, request.clip_seconds, folder, limits)
+    if not clips and source != Path(request.path):
+        clips = [_whole(source, found)]
+    return {"facts": found.facts(), "clips": [asdict(clip) for clip in clips] or None}
+
+
+def _whole(path: Path, found: Probe) -> ClipFile:
+    return ClipFile(str(path), found.container, 0.0, found.duration_seconds, found.num_frames, path.stat().st_size)
