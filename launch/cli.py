@@ -13,6 +13,8 @@ from .run_ranks import leave_exit_code
 
 VERBS: dict[str, tuple[str, str]] = {
     "build": ("reelkin.shards.build", "raw videos -> shards: checks every file, cuts long ones, writes manifests"),
+    "verify": ("reelkin.shards.verify", "shards -> everything in them that is not as it was written"),
+    "remove": ("reelkin.shards.remove", "takes videos out of shards"),
     "extract": ("reelkin.extract.run", "shards -> frame features"),
     "fit-pca": ("reelkin.extract.fit_pca", "feature store -> PCA file"),
     "train": ("reelkin.train.run", "features -> trained model"),

@@ -58,11 +58,12 @@ class ArchiveError(ReelkinError):
         path: the shard.
         offset: byte of the file at which it is wrong.
         found: what is there.
+        readable: False when the disk does not give the bytes, so that there is no going on.
     """
 
-    def __init__(self, path: Path, offset: int, found: str) -> None:
+    def __init__(self, path: Path, offset: int, found: str, readable: bool = True) -> None:
         super().__init__(f"{path}: at byte {offset}: {found}; this is not as shards are written")
-        self.path, self.offset, self.found = path, offset, found
+        self.path, self.offset, self.found, self.readable = path, offset, found, readable
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,7 +166,7 @@ class Archive:
             # Without O_NONBLOCK, a named pipe put in the place of a shard would be waited for.
             self._descriptor = os.open(self._path, os.O_RDONLY | os.O_NONBLOCK)
         except OSError as error:
-            raise ArchiveError(self._path, 0, f"cannot be read ({error.strerror})") from error
+            raise ArchiveError(self._path, 0, f"cannot be read ({error.strerror})", readable=False) from error
         self.size = os.fstat(self._descriptor).st_size
         return self
 
@@ -255,9 +256,10 @@ class Archive:
             try:
                 count = os.preadv(self._descriptor, [self._buffer[done:length]], self.position)
             except OSError as error:
-                raise self._wrong(self.position, f"cannot be read ({error.strerror})") from error
+                why = f"cannot be read ({error.strerror})"
+                raise ArchiveError(self._path, self.position, why, readable=False) from error
             if not count:
-                raise self._wrong(self.position, "the file ends")
+                raise ArchiveError(self._path, self.position, "the file has become shorter", readable=False)
             if self._digest is not None:
                 self._digest.update(self._buffer[done : done + count])
             done += count

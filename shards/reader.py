@@ -18,10 +18,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ..core.errors import ReelkinError
-from ..core.files import sha256_bytes, sha256_file
+from ..core.files import sha256_bytes
 from .archive import BLOCK, parse_header
 from .index import INDEX_NAME, REPAIR, TABLES, Index, read_index
 from .manifest import REJECTED, ClipRow, VideoRow, from_table
+from .verification import verify_shards
 
 _NAMED = 10  # damaged shards in one message
 
@@ -161,16 +162,12 @@ class ShardSet:
         return sorted(clips, key=lambda clip: clip.start_seconds)
 
     def verify(self) -> None:
-        """Check the hash of every shard; reads all bytes.
+        """Check everything: reads all bytes. `verification.verify_shards` gives the findings one by one.
 
         Raises:
-            ReelkinError: names every shard that is not as it was written.
+            ReelkinError: says what is not as it was written, which videos that concerns, and what to do.
         """
-        damaged = [s["name"] for s in self.info["shards"] if sha256_file(self.folder / s["name"]) != s["sha256"]]
-        if damaged:
-            raise ReelkinError(
-                f"{self.folder}: {', '.join(damaged)} not as written (SHA-256 differs); remove them and {REPAIR}"
-            )
+        verify_shards(self.folder).raise_if_damaged()
 
 
 def _read_table(path: Path, sha256: str) -> pa.Table:

@@ -1,0 +1,1 @@
+"""Looking at finished shards: tables, archives, and what they say about one another."""
