@@ -78,12 +78,12 @@ class ActionLists:
 
         Args:
             ids: all ids.
-            more: attributes by id, for what the lists do not say.
+            more: attributes by id; they come before what the lists say.
             columns: names of the further columns.
         """
         facts = {}
         for video_id in ids:
-            fact = {**more.get(video_id, {}), **self.videos.get(video_id, {})}
+            fact = {**self.videos.get(video_id, {}), **more.get(video_id, {})}
             fact["label_number"] = self.numbers.get(fact.get("label", ""), "")
             facts[video_id] = fact
         return videos_table(ids, ("label", "label_number", *columns, *SPLITS), facts)

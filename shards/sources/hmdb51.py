@@ -60,7 +60,11 @@ def find_hmdb51(source: Path, options: SourceOptions) -> Found:
                 "testlist0N.txt"
             )
     result = Found(account(found, files, lists.named, options), found.ignored)
-    more = {video_id: {"label": video.folders[-1]} for video_id, video in files if video.folders}
+    more = {
+        video_id: {"label": video.folders[-1]}
+        for video_id, video in files
+        if video.folders and video_id not in lists.videos
+    }
     ids = list(dict.fromkeys([*lists.videos, *(one.stem_id for one in result.candidates)]))
     result.tables["videos"] = lists.table(ids, more)
     return result
@@ -69,10 +73,9 @@ def find_hmdb51(source: Path, options: SourceOptions) -> Found:
 def _read_class_split(path: Path, label: str, split: str, lists: ActionLists) -> None:
     report = LineReport(path, "<name>.avi <0|1|2>")
     for number, line in report.lines():
-        name, _, part = line.rpartition(" ")
-        video_id = without_extension(name.strip())
-        if part in _PARTS and video_id:
-            lists.add(video_id, label, f"split{split}", _PARTS[part], path)
+        *name, part = line.rsplit(maxsplit=1)
+        if name and part in _PARTS:
+            lists.add(without_extension(name[0]), label, f"split{split}", _PARTS[part], path)
         else:
             report.drop(number, line)
     report.close()

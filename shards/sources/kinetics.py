@@ -110,36 +110,37 @@ def _read(path: Path, named: bool) -> Iterator[tuple[str, dict[str, str]]]:
 
 
 def _read_csv(path: Path, named: bool) -> Iterator[tuple[str, dict[str, str]]]:
-    rows = csv.DictReader(read_text(path).splitlines())
-    columns = [(name or "").strip() for name in rows.fieldnames or ()]
-    if not set(_COLUMNS) <= set(columns):
+    rows = csv.reader(read_text(path).splitlines())
+    try:
+        columns = [name.strip() for name in next(rows, [])]
+        lines = list(rows) if set(_COLUMNS) <= set(columns) else None
+    except csv.Error as error:
+        columns, lines = [f"what cannot be read: {error}"], None
+    if lines is None:
         text = f"{path} has not the columns {', '.join(_COLUMNS)}, but {printable(', '.join(columns))[:100] or 'none'}"
         if named:
             raise UsageError(f"annotations: {text}; give the published csv")
         logger.info("kinetics: %s: not a list of clips", text)
         return
-    rows.fieldnames = columns
     bad = []
-    try:
-        for row in rows:
-            start, end = (_whole_seconds(row[name]) for name in _COLUMNS[1:])
-            youtube = youtube_id((row["youtube_id"] or "").strip())
-            if youtube is None or start is None or end is None:
-                bad.append(f"line {rows.line_num} ({printable(','.join(str(v) for v in row.values()))[:80]!r})")
-                continue
+    for number, line in enumerate(lines, 2):
+        row = dict(zip(columns, (field.strip() for field in line), strict=False))
+        start, end = (_whole_seconds(row.get(name, "")) for name in _COLUMNS[1:])
+        youtube = youtube_id(row.get("youtube_id", ""))
+        if youtube is not None and start is not None and end is not None:
             fact = {"youtube_id": youtube, "time_start": str(start), "time_end": str(end)}
-            split = (row.get("split") or "").strip()
-            fact["label"] = (row.get("label") or "").strip().replace("_", " ")
+            fact["label"] = row.get("label", "").replace("_", " ")
+            split = row.get("split", "")
             fact["split"] = _SPLITS.get(split.lower(), split)
             yield f"{youtube}_{start:06d}_{end:06d}", fact
-    except csv.Error as error:
-        raise UsageError(f"annotations: line {rows.line_num} of {path} cannot be read ({error})") from None
+        elif line:
+            bad.append(f"line {number} ({printable(','.join(line))[:80]!r})")
     if bad:
         logger.warning("annotations: %s: %d lines are left out: %s", path, len(bad), "; ".join(bad[:5]))
 
 
-def _whole_seconds(text: str | None) -> int | None:
-    match = re.fullmatch(r"(\d{1,6})(?:\.0*)?", (text or "").strip(), re.ASCII)
+def _whole_seconds(text: str) -> int | None:
+    match = re.fullmatch(r"(\d{1,6})(?:\.0*)?", text, re.ASCII)
     return int(match[1]) if match else None
 
 

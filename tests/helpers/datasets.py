@@ -1,4 +1,4 @@
-"""Trees of published data sets made small: files of one byte, annotation files with given text, and how to list them."""
+"""Trees of published data sets made small: files of one byte, annotation files with given text; listing them."""
 
 from __future__ import annotations
 

@@ -75,7 +75,7 @@ def test_the_old_annotation_is_checked_id_by_id(tmp_path: Path, caplog: pytest.L
     assert pairs(listing) == sorted(expected)
     assert {row[3:] for row in rows(listing, "pairs")} == {(None, None, None, None)}
     assert set(present(listing)) == {A} and set(missing(listing)) == {Q1, Q2, B}  # C is in no list of the data set
-    assert dict((row[0], row[1:]) for row in rows(listing, "videos")) == {
+    assert {row[0]: row[1:] for row in rows(listing, "videos")} == {
         Q1: ("query", "5k"),
         Q2: ("query", "5k"),
         A: ("database", "5k"),
