@@ -62,8 +62,11 @@ def find(output: Path, video_ids: Sequence[str]) -> dict[int, set[str]]:
     return found
 
 
-def remove(output: Path, video_ids: Sequence[str]) -> Removal:
+def remove(output: Path, video_ids: Sequence[str], *, pass_over_lost: bool = False) -> Removal:
     """Take videos out. Ids that are unknown are passed over.
+
+    Args:
+        pass_over_lost: leave shards that are not there to the build that is about to write them again.
 
     Raises:
         UsageError: the folder holds no complete build.
@@ -81,6 +84,8 @@ def remove(output: Path, video_ids: Sequence[str]) -> Removal:
         with Progress(len(found), "shards", "taking videos out") as progress:
             for number, ids in sorted(found.items()):
                 record = _record(output, number)
+                if pass_over_lost and record.shard and not (output / shard_name(number)).exists():
+                    continue
                 removed |= {row["video_id"] for row in record.videos if row["video_id"] in ids and row["status"] == OK}
                 if _take_out(output, number, record, ids):
                     changed.append(shard_name(number))

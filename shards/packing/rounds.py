@@ -51,7 +51,7 @@ def prepare(config: BuildConfig) -> Plan | None:
     output.mkdir(parents=True, exist_ok=True)
     removed = read_removed(output)
     if removed and _lacks_tables_only(output, state):
-        remove(output, sorted(removed))  # it was stopped half-way
+        remove(output, sorted(removed), pass_over_lost=True)  # it was stopped half-way
     _settle(config, state, step)
     if Reason.REMOVED.value in step.reasons:
         write_removed(output, removed - set(plan.inputs["video_id"].to_pylist()))
