@@ -58,6 +58,7 @@ CONTAINERS = tuple(EXTENSION_OF_FORMAT)
 
 _HEAD_BYTES = 4096
 _BUFFER_BYTES = 1 << 17
+_DECODERS_BORDER = 128  # pixels
 # First bytes (after white space and a byte order mark, lower case) of files that name other files.
 _PLAYLISTS = (
     (b"ffconcat", "a concatenation list (ffconcat)"),
@@ -261,6 +262,32 @@ def video_stream(container: InputContainer) -> VideoStream:
     if not decodable:
         raise DataError(Reason.NO_FRAMES, "no decoder for the video stream's codec")
     return next((s for s in decodable if s.disposition & Disposition.default), decodable[0])
+
+
+def may_begin_anywhere(stream: VideoStream) -> bool:
+    """Whether packets that fail before the first keyframe may only lack the ones before them.
+
+    H.264 and HEVC with lengths instead of start codes (ISO/IEC 14496-15; the record begins with version 1) fail only
+    when they are damaged: a picture whose predecessors are missing is left out without an error. Damage also hides that
+    such a packet is a keyframe.
+    """
+    context = stream.codec_context
+    return context.name not in ("h264", "hevc") or not (context.extradata or b"").startswith(b"\x01")
+
+
+def bound_pictures(stream: VideoStream, limits: Limits) -> None:
+    """Have the decoder refuse larger pictures before it makes room for them; to be called before it decodes."""
+    context = stream.codec_context
+    border = _DECODERS_BORDER * (2 * limits.max_side + _DECODERS_BORDER)  # what decoders add to each side counts
+    context.options = {**context.options, "max_pixels": str(limits.max_pixels + border)}
+
+
+def outgrown(error: Exception, stream: VideoStream) -> DataError | None:
+    """The rejection for a picture that a decoder refused for its size (see `bound_pictures`), or None."""
+    context = stream.codec_context
+    if getattr(error, "errno", None) == errno.EINVAL and not context.width * context.height:
+        return DataError(Reason.BAD_DIMENSIONS, "a picture within the video is larger than the limit")
+    return None
 
 
 def extension_of(container: InputContainer, source: Path | bytes) -> str:

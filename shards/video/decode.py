@@ -19,7 +19,16 @@ from av.video.reformatter import Interpolation, VideoReformatter
 from av.video.stream import VideoStream
 
 from ...core.errors import DataError, Reason
-from .container import Limits, describe, open_container, out_of_memory, video_stream
+from .container import (
+    Limits,
+    bound_pictures,
+    describe,
+    may_begin_anywhere,
+    open_container,
+    out_of_memory,
+    outgrown,
+    video_stream,
+)
 from .orientation import Orientation
 from .probe import DEFAULT_LIMITS, DecodingPlan, make_plan
 
@@ -193,7 +202,7 @@ def iter_frames(
     held: VideoFrame | None = None
     held_index = -1
     with open_container(source) as container:
-        for index, frame in _indexed(container, plan, threads):
+        for index, frame in _indexed(container, plan, threads, limits):
             # A pick before this picture was shown by the one before it (the first, when nothing came before).
             while done < len(picks) and picks[done] < index:
                 shown, at = (held, held_index) if held is not None else (frame, index)
@@ -222,17 +231,21 @@ def decode_whole(source: Path | bytes, *, threads: int = 1, limits: Limits = DEF
     if plan.damage is not None:
         raise plan.damage
     with open_container(source) as container:
-        return sum(1 for _ in _indexed(container, plan, threads))
+        return sum(1 for _ in _indexed(container, plan, threads, limits))
 
 
-def _indexed(container: InputContainer, plan: DecodingPlan, threads: int) -> Iterator[tuple[int, VideoFrame]]:
+def _indexed(
+    container: InputContainer, plan: DecodingPlan, threads: int, limits: Limits
+) -> Iterator[tuple[int, VideoFrame]]:
     """Decoded pictures with their index in the plan; indices ascend."""
     stream = video_stream(container)
     context = stream.codec_context
     context.thread_type = "AUTO"
     context.thread_count = threads
+    bound_pictures(stream, limits)
     last = -1
     for frame in _pictures(container, stream, plan.damage):
+        limits.check_size(frame.width, frame.height)
         if plan.ordinal or frame.pts is None:
             index = last + 1
         elif frame.pts < plan.pts[0]:
@@ -248,7 +261,7 @@ def _pictures(container: InputContainer, stream: VideoStream, known: DataError |
 
     What cannot be decoded before the first keyframe (a recording that starts in the middle) is no damage.
     """
-    keyframe_seen, number = False, 0
+    keyframe_seen, number = not may_begin_anywhere(stream), 0
     try:
         for packet in container.demux(stream):
             keyframe_seen = keyframe_seen or packet.is_keyframe
@@ -262,10 +275,11 @@ def _pictures(container: InputContainer, stream: VideoStream, known: DataError |
                     continue
                 yield from _drained(stream)
                 text = f"invalid data at picture {number} ({describe(error)})"
-                raise out_of_memory(error) or known or DataError(Reason.DAMAGED, text) from None
+                why = out_of_memory(error) or outgrown(error, stream)
+                raise why or known or DataError(Reason.DAMAGED, text) from None
             for frame in frames:
                 if frame.is_corrupt:
-                    if not number:
+                    if not number and not frame.key_frame:
                         continue
                     raise known or DataError(Reason.DAMAGED, f"picture {number} is damaged")
                 number += 1

@@ -19,7 +19,18 @@ from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 
 from ...core.errors import DataError, Reason
-from .container import Limits, describe, extension_of, open_bytes, open_container, out_of_memory, video_stream
+from .container import (
+    Limits,
+    bound_pictures,
+    describe,
+    extension_of,
+    may_begin_anywhere,
+    open_bytes,
+    open_container,
+    out_of_memory,
+    outgrown,
+    video_stream,
+)
 from .orientation import Orientation
 from .structure import broken_off
 
@@ -124,6 +135,7 @@ def make_plan(source: Path | bytes, *, limits: Limits = DEFAULT_LIMITS) -> Decod
             if context.width or context.height:  # 0x0: known from the first picture only
                 limits.check_size(context.width, context.height)
             context.thread_count = 1
+            bound_pictures(stream, limits)
             packets = _read_packets(container, stream, limits)
             if not len(packets.pts):
                 raise packets.damage or DataError(Reason.NO_FRAMES, "the video stream is empty")
@@ -152,7 +164,7 @@ def _read_packets(container: InputContainer, stream: VideoStream, limits: Limits
     durations: list[int] = []
     keyframes: list[bool] = []
     read, timeless = 0, False
-    keyframe_seen = False
+    keyframe_seen = not may_begin_anywhere(stream)
     first: VideoFrame | None = None
     corrupt_at: int | None = None
     damage: DataError | None = None
@@ -206,9 +218,12 @@ def _first_picture(packet: Any, keyframe_seen: bool) -> tuple[VideoFrame | None,
         for frame in packet.decode():
             if not frame.is_corrupt:
                 return frame, None
+            if frame.key_frame:  # it needs no other, so it is not for want of those before
+                return None, DataError(Reason.DAMAGED, "the first picture is damaged")
     except (av.error.FFmpegError, MemoryError) as error:
         text = f"the first picture cannot be decoded ({describe(error)})"
-        problem = out_of_memory(error) or (DataError(Reason.DAMAGED, text) if keyframe_seen else None)
+        problem = out_of_memory(error) or outgrown(error, packet.stream)
+        problem = problem or (DataError(Reason.DAMAGED, text) if keyframe_seen else None)
         return None, problem
     return None, None
 
@@ -241,7 +256,7 @@ def _missing_tail(
             return DataError(Reason.TRUNCATED, f"{packets.read} of {announced} pictures are in the file")
     if cut and ("matroska" in name or name == "asf"):
         return _short_of_duration(container, cut, source)
-    if cut and name == "gif":
+    if cut and name in ("gif", "flv", "ivf", "ogg"):
         return DataError(Reason.TRUNCATED, cut)
     return None
 

@@ -1,12 +1,14 @@
 """Does a file hold as many bytes as its own container structure says? Read without a demuxer, from the outermost sizes.
 
 A demuxer reaches the end of a file that was cut off and reports a shorter video, without an error. The outermost
-elements of MP4, Matroska, AVI and ASF carry their length, and GIF is a chain of blocks, so a missing tail shows.
-Sources: ISO/IEC 14496-12 section 4.2 (boxes), RFC 8794 (EBML), the RIFF, ASF and GIF89a specifications.
+elements of MP4, Matroska, AVI and ASF carry their length; GIF, FLV, IVF and Ogg are chains of blocks that do. So a
+missing tail shows. Sources: ISO/IEC 14496-12 section 4.2 (boxes), RFC 8794 (EBML), RFC 3533 (Ogg), the RIFF, ASF,
+GIF89a and FLV specifications.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Protocol
 
 
@@ -19,7 +21,10 @@ class Readable(Protocol):
 
 _BOX_TYPES = {b"ftyp", b"moov", b"mdat", b"styp", b"wide", b"free", b"skip", b"moof", b"sidx", b"uuid", b"pnot"}
 _MAX_BOXES = 1_000_000
+_MAX_TAGS = 5_000_000
 _MAX_GIF_BYTES = 1 << 28
+_FLV_TAGS, _FLV_VIDEO = (8, 9, 18), 9  # sound, video, script
+_OGG_FIRST, _OGG_VIDEO = 2, (b"\x80theora", b"OVP80", b"BBCD", b"\x01video")
 _EBML = b"\x1aE\xdf\xa3"
 _SEGMENT = b"\x18\x53\x80\x67"
 _ASF_HEADER = bytes.fromhex("3026b2758e66cf11a6d900aa0062ce6c")
@@ -47,10 +52,26 @@ def broken_off(file: Readable, size: int) -> str:
         return _missing("RIFF chunk", announced, size) if announced > size else ""
     if head == _ASF_HEADER:
         return _asf(file, size)
+    if head[:3] == b"FLV":
+        return _flv(file, size, int.from_bytes(head[5:9], "big"))
+    if head[:4] == b"DKIF":
+        return _ivf(file, size, int.from_bytes(head[6:8], "little"))
+    if head[:4] == b"OggS":
+        return _ogg(file, size)
     if head[:4] == b"GIF8" and size <= _MAX_GIF_BYTES:
         file.seek(0)
         return _gif(file.read())
     return ""
+
+
+def is_whole_mp4(file: Readable, size: int) -> bool:
+    """Whether a file is MP4 or MOV, holds all bytes of its boxes, and has one index for all of its pictures."""
+    file.seek(0)
+    if file.read(8)[4:8] not in _BOX_TYPES:
+        return False
+    boxes = list(_walk_boxes(file, size))
+    kinds = {kind for kind, _ in boxes}
+    return boxes[-1][1] <= size and b"moov" in kinds and not kinds & {b"moof", b"sidx"}
 
 
 def _missing(what: str, announced: int, size: int) -> str:
@@ -58,23 +79,29 @@ def _missing(what: str, announced: int, size: int) -> str:
 
 
 def _boxes(file: Readable, size: int) -> str:
+    for kind, end in _walk_boxes(file, size):
+        if end > size:
+            return _missing(f"box {kind.decode('ascii', 'replace')!r}", end, size)
+    return ""
+
+
+def _walk_boxes(file: Readable, size: int) -> Iterator[tuple[bytes, int]]:
+    """Type and end of each outermost box; the last may end behind the file."""
     position = 0
     for _ in range(_MAX_BOXES):
         if position + 8 > size:
-            return ""
+            return
         file.seek(position)
         header = file.read(16)
         length, kind = int.from_bytes(header[:4], "big"), header[4:8]
-        if length == 0:  # to the end of the file
-            return ""
         if length == 1:
             length = int.from_bytes(header[8:16], "big")
+        elif length == 0:  # to the end of the file
+            length = size - position
         if length < 8:
-            return ""
+            return
         position += length
-        if position > size:
-            return _missing(f"box {kind.decode('ascii', 'replace')!r}", position, size)
-    return ""
+        yield kind, position
 
 
 def _ebml_size(data: bytes) -> tuple[int, int]:
@@ -125,6 +152,58 @@ def _asf(file: Readable, size: int) -> str:
     return _missing("data object", position, size) if position > size else ""
 
 
+def _flv(file: Readable, size: int, position: int) -> str:
+    """Only a missing video tag counts: sound may end as it likes."""
+    if position < 9:
+        return ""
+    position += 4
+    for _ in range(_MAX_TAGS):
+        if position + 4 > size:
+            return ""
+        file.seek(position)
+        header = file.read(11)
+        if header[0] not in _FLV_TAGS or any(header[8:]):  # other bytes behind the last tag
+            return ""
+        end = position + 11 + int.from_bytes(header[1:4], "big")
+        if end > size:
+            return _missing("video tag", end, size) if header[0] == _FLV_VIDEO else ""
+        position = end + 4
+    return ""
+
+
+def _ivf(file: Readable, size: int, position: int) -> str:
+    if position < 32:
+        return ""
+    for _ in range(_MAX_TAGS):
+        if position >= size:
+            return ""
+        file.seek(position)
+        end = position + 12 + int.from_bytes(file.read(4), "little")
+        if end > size:
+            return _missing("picture", end, size)
+        position = end
+    return ""
+
+
+def _ogg(file: Readable, size: int) -> str:
+    """Only a page of a stream that begins as video counts."""
+    position = 0
+    videos: set[bytes] = set()
+    for _ in range(_MAX_TAGS):
+        file.seek(position)
+        header = file.read(27 + 255 + 8)
+        if header[:4] != b"OggS" or len(header) < 27:
+            return ""
+        pieces = header[27 : 27 + header[26]]
+        end = position + 27 + header[26] + sum(pieces)
+        if header[5] & _OGG_FIRST and header[27 + header[26] :].startswith(_OGG_VIDEO):
+            videos.add(header[14:18])
+        if end > size or len(pieces) < header[26]:
+            return f"the file ends at byte {size}, inside a page of pictures" if header[14:18] in videos else ""
+        position = end
+    return ""
+
+
 def _gif(data: bytes) -> str:
     position = 13
     if len(data) > 10 and data[10] & 0x80:
@@ -139,8 +218,12 @@ def _gif(data: bytes) -> str:
             position += 11
         else:  # the trailer, or padding that decoders ignore
             return ""
+        last = 0
         while position < len(data) and data[position]:
-            position += data[position] + 1
+            last = data[position]
+            position += last + 1
+        if kind == 0x2C and position == len(data) and 0 < last < 255:  # only a picture's last piece is shorter
+            return ""
         if position >= len(data):
             return f"the file ends at byte {len(data)}, inside a picture's data"
         position += 1
