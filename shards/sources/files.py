@@ -11,7 +11,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from ...core.errors import UsageError
-from .inputs import Candidate, Found
+from .arrays import ARRAY_EXTENSION
+from .inputs import Candidate, Found, Kind
 
 logger = logging.getLogger(__name__)
 
@@ -30,7 +31,8 @@ def find_files(source: Path) -> Found:
     Args:
         source: a folder (searched for the known extensions, hidden files left out), a single video file, or a list:
             ``.txt`` with a path a line, ``.csv`` with a header and the columns ``video_id`` and ``path``. Paths in a
-            list are relative to the list's folder.
+            list are relative to the list's folder. A list, or a single path, may also name ``.npy`` arrays, and a
+            list folders of images (found to be folders when sizes are looked up, see `inputs.account_for`).
 
     Returns:
         The candidates. The id of a file is its path relative to its source without the extension.
@@ -81,6 +83,8 @@ def walk(folder: Path) -> Iterator[Path]:
 
 def _from_path(name: str, path: str) -> Candidate:
     root, extension = os.path.splitext(name)
+    if extension.lower() == ARRAY_EXTENSION:
+        return Candidate(root, name, path, name, Kind.ARRAY)
     return Candidate(root if extension.lower() in VIDEO_EXTENSIONS else name, name, path, name)
 
 
@@ -111,6 +115,8 @@ def _from_csv(source: Path) -> Iterator[Candidate]:
     try:
         for row in rows:
             entry, video_id = row["path"] or "", row["video_id"] or ""
-            yield Candidate(video_id, video_id, os.path.join(source.parent, entry) if entry else "", entry.lstrip("/"))
+            kind = Kind.ARRAY if entry.lower().endswith(ARRAY_EXTENSION) else Kind.FILE
+            path = os.path.join(source.parent, entry) if entry else ""
+            yield Candidate(video_id, video_id, path, entry.lstrip("/"), kind)
     except csv.Error as error:
         raise UsageError(f"videos: line {rows.line_num} of the list {source} cannot be read ({error})") from None

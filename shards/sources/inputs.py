@@ -7,6 +7,7 @@ another is rejected here, before anything is opened.
 from __future__ import annotations
 
 import os
+import stat
 import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -17,6 +18,7 @@ from pathlib import Path
 import pyarrow as pa
 
 from ...core.errors import Reason
+from .folders import measure_images
 
 
 class Kind(StrEnum):
@@ -134,7 +136,8 @@ def account_for(candidates: Sequence[Candidate]) -> list[VideoInput]:
 
     Returns:
         The inputs in ascending order of id. Candidates that would share an id keep their full ids. Of several with the
-        same id still, all but the first given are rejected as duplicates; the same file given twice is one input.
+        same id still, all but the first given are rejected as duplicates; the same file given twice is one input. What
+        turns out to be a folder is of kind FRAMES.
     """
     inputs: list[VideoInput] = []
     seen: dict[str, str] = {}
@@ -187,6 +190,9 @@ def _checked(candidate: Candidate, video_id: str) -> VideoInput:
         return replace(entry, bytes=candidate.bytes, modified_ns=candidate.modified_ns)
     try:
         status = os.stat(candidate.path)
+        if stat.S_ISDIR(status.st_mode):
+            size, newest = measure_images(candidate.path)
+            return replace(entry, kind=Kind.FRAMES, bytes=size, modified_ns=newest)
     except FileNotFoundError:
         what = "a link to a file that does not exist" if os.path.islink(candidate.path) else "no such file"
         return replace(entry, reason=Reason.MISSING, detail=what)

@@ -9,10 +9,14 @@ from pathlib import Path
 import pyarrow as pa
 
 from ...core.errors import UsageError
+from .arrays import TREE as ARRAYS_TREE
+from .arrays import find_arrays
 from .cc_web_video import CC_WEB_VIDEO, find_cc_web_video
 from .evve import EVVE, find_evve
 from .files import find_files
 from .fivr import FIVR, FIVR_5K, find_fivr, find_fivr5k
+from .frame_folders import TREE as FRAMES_TREE
+from .frame_folders import find_frame_folders
 from .hmdb51 import HMDB51, find_hmdb51
 from .inputs import Candidate, Found, Listing, SourceOptions, account_for
 from .kinetics import KINETICS, find_kinetics
@@ -39,6 +43,8 @@ class Layout:
 
 LAYOUTS: dict[str, Layout] = {
     "files": Layout(lambda source, options: find_files(source), "folders of videos, single videos, lists (.txt, .csv)"),
+    "frames": Layout(find_frame_folders, FRAMES_TREE),
+    "npy": Layout(find_arrays, ARRAYS_TREE),
     "fivr": Layout(find_fivr, FIVR.tree),
     "fivr5k": Layout(find_fivr5k, FIVR_5K.tree),
     "vcdb": Layout(find_vcdb, VCDB.tree),

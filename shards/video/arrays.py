@@ -117,9 +117,11 @@ def _header(file: IO[bytes], size: int, path: Path) -> _Array:
             shape, fortran, dtype = np.lib.format.read_array_header_1_0(file)
         else:
             shape, fortran, dtype = np.lib.format.read_array_header_2_0(file)
+    except DataError:
+        raise
     except OSError as error:
         raise DataError(Reason.UNREADABLE, error.strerror or str(error)) from None
-    except (ValueError, SyntaxError, TypeError, MemoryError) as error:
+    except Exception as error:  # NumPy reads the header as Python source and raises what that raises
         raise DataError(Reason.DAMAGED, f"the header of the .npy file is unusable ({str(error)[:200]})") from None
     if dtype.hasobject:
         raise DataError(Reason.NOT_A_VIDEO, "an array of Python objects, which is not opened; store numbers")
