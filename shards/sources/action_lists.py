@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from .annotation_files import LineReport
+from .annotation_files import LineReport, whole_number
 from .annotation_tables import videos_table
 from .dataset import without_extension
 
@@ -45,9 +45,10 @@ class ActionLists:
         """Read classInd.txt, lines ``1 ApplyEyeMakeup``."""
         report = LineReport(path, "<number> <class>")
         for number, line in report.lines():
-            index, _, label = line.partition(" ")
-            if index.isdecimal() and label.strip():
-                self.numbers[label.strip()] = str(int(index))
+            first, *label = line.split(maxsplit=1)
+            index = whole_number(first)
+            if index is not None and label:
+                self.numbers[label[0]] = str(index)
             else:
                 report.drop(number, line)
         report.close()

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -89,12 +90,17 @@ class LineReport:
 
 
 def _named(number: int, line: str, why: str) -> str:
-    return f"line {number} ({printable(line)[:100]!r}{': ' + why if why else ''})"
+    return f"line {number} ({printable(line)[:160]!r}{': ' + why if why else ''})"
 
 
 def _warn(path: Path, what: str, lines: list[str], tail: str) -> None:
     shown = "; ".join(lines[:5]) + ("; ..." if len(lines) > 5 else "")
     logger.warning("annotations: %s: %d %s: %s%s", path, len(lines), what, shown, f"; {tail}" if tail else "")
+
+
+def whole_number(text: str) -> int | None:
+    """``text`` as a number of at most nine digits, else None."""
+    return int(text) if re.fullmatch(r"\d{1,9}", text, re.ASCII) else None
 
 
 def read_json(path: Path) -> Any:

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from ...core.errors import UsageError
-from .annotation_files import LineReport, read_pickle, wrong_structure
+from .annotation_files import LineReport, read_pickle, whole_number, wrong_structure
 from .annotation_tables import PairRows, videos_table
 from .dataset import DataSet, account, identify, scan, without_extension
 from .inputs import Found, SourceOptions
@@ -149,10 +149,11 @@ def _read_names(path: Path) -> dict[int, str]:
         if len(fields) == 1:  # copies exist whose tabs have become spaces
             fields = line.split()
         video_id = next(filter(None, (_cc_web_id(without_extension(field)) for field in fields[1:5])), None)
-        if not fields[0].isdecimal() or (video_id is None and len(fields) < 3):
+        index = whole_number(fields[0])
+        if index is None or (video_id is None and len(fields) < 3):
             report.drop(number, line)
         elif video_id is not None:
-            ids[int(fields[0])] = video_id
+            ids[index] = video_id
     report.close()
     # of two numbers with one name the last counts, as in the pickles
     last = {video_id: index for index, video_id in ids.items()}
@@ -166,12 +167,13 @@ def _read_seeds(path: Path, ids: dict[int, str]) -> dict[int, str]:
     for number, line in report.lines():
         fields = line.split()
         second = fields[1] if len(fields) > 1 else ""
-        query = ids.get(int(second)) if second.isdecimal() else _cc_web_id(without_extension(second))
-        set_number = fields[0]
-        if not set_number.isdecimal() or query is None:
-            report.drop(number, line, "" if ids else "Video_List.txt is needed to know the video of a number")
+        index = whole_number(second)
+        query = ids.get(index) if index is not None else _cc_web_id(without_extension(second))
+        set_number = whole_number(fields[0])
+        if set_number is None or query is None:
+            report.drop(number, line)
         else:
-            queries[int(set_number)] = query
+            queries[set_number] = query
     if ids:
         report.close()
     return queries
@@ -183,9 +185,10 @@ def _read_judgements(path: Path) -> dict[int, str]:
     for number, line in report.lines():
         fields = line.split()
         label = fields[1].upper() if len(fields) == 2 else ""
-        if not fields[0].isdecimal() or label not in (*_SAME, _OTHER, "-1"):
+        index = whole_number(fields[0])
+        if index is None or label not in (*_SAME, _OTHER, "-1"):
             report.drop(number, line)
-        elif labels.setdefault(int(fields[0]), label) != label:
+        elif labels.setdefault(index, label) != label:
             report.drop(number, line, "the number was judged before")
     report.close()
     return labels
@@ -207,6 +210,6 @@ def _read_pickle(path: Path) -> _Judged:
             judged.labels[position] = {int(index): str(label).upper() for index, label in labels.items()}
         for position, indexes in enumerate(content.get("excluded", ()), 1):
             judged.excluded[position] = sorted(int(index) for index in indexes)
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
         raise wrong_structure(path, error) from error
     return judged

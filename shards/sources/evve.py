@@ -104,7 +104,7 @@ def _read_pickle(path: Path) -> tuple[dict[str, _Event], dict[str, str]]:
     content = read_pickle(path, "annotation", "queries", "database")
     try:
         events = {
-            str(name): _Event(queries=sorted(queries), positives=sorted(positives), unclear=sorted(unclear))
+            str(name): _Event(*(sorted(filter(youtube_id, ids)) for ids in (queries, positives, (), unclear)))
             for name, (queries, positives, unclear) in sorted(content["annotation"].items())
         }
         ids = [*content["queries"], *content["database"]]

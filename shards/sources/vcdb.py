@@ -161,14 +161,14 @@ def _read_pickle(
 ) -> None:
     content = read_pickle(path, "index")
     try:
-        negatives = {str(video_id) for video_id in content.get("negs", ())}
+        negatives = {_text(video_id) for video_id in content.get("negs", ())}
         known = rows.joined()  # segment files say more: their pairs have times
         for pair in content.get("video_pairs", ()):
-            query, video = (str(video_id) for video_id in pair["videos"])
+            query, video = (_text(video_id) for video_id in pair["videos"])
             if frozenset((query, video)) not in known:
                 rows.add(query, video, "copy")
         left_out = 0
-        for video_id in dict.fromkeys(str(video_id) for video_id in content["index"]):
+        for video_id in dict.fromkeys(_text(video_id) for video_id in content["index"]):
             part = "core" if _SHA1.fullmatch(video_id) else "background"
             fact = facts.setdefault(video_id, {"part": part})
             if video_id in negatives:
@@ -181,3 +181,9 @@ def _read_pickle(
         raise wrong_structure(path, error) from error
     if left_out:
         logger.info("vcdb: no background_dataset here; its %d videos of %s are not asked for", left_out, path.name)
+
+
+def _text(video_id: object) -> str:
+    if not isinstance(video_id, str) or not video_id:
+        raise TypeError(f"{video_id!r} stands where an id should")
+    return video_id
