@@ -119,7 +119,9 @@ def _what_is_wrong(block: bytes) -> str:
     called = f"a member called {info.name[:120]!r}"
     if block[156:157] != tarfile.REGTYPE:
         return f"{called} that is {_TYPES.get(info.type, f'of the unknown type {info.type!r}')}"
-    if block[124] & 0x80 or info.size < 0:
+    if info.size < 0:
+        return f"{called} with the negative size {info.size}"
+    if block[124] & 0x80:
         return f"{called} with a size in base 256 ({info.size})"
     if info.name.startswith("/"):
         return f"{called}, an absolute name"
@@ -218,8 +220,9 @@ class Archive:
         if self.size != end:
             kind = "the file is cut" if self.size < end else f"{self.size - end} bytes stand behind the archive"
             raise self._wrong(min(end, self.size), f"{kind} (it should have {end} bytes, and has {self.size})")
-        if bytes(self._take(end - self.position)).strip(b"\0"):
-            raise self._wrong(at, "bytes that are not zero behind the last member")
+        begin, rest = self.position, bytes(self._take(end - self.position)).lstrip(b"\0")
+        if rest:
+            raise self._wrong(max(begin, end - len(rest)), "bytes that are not zero behind the last member")
 
     def data(self, member: Member) -> Iterator[memoryview]:
         """The bytes of the latest member in chunks of at most 1 MiB, each valid until the next is asked for."""

@@ -21,7 +21,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from ..core.errors import ReelkinError, UsageError
-from ..core.files import is_partial, sha256_bytes
+from ..core.files import is_partial, sha256_bytes, sha256_file
 from ..core.progress import Progress
 from .index import INDEX_NAME, TABLES, Index, ShardEntry, read_index, shard_number
 from .manifest import OK, REJECTED, ClipRow, from_table
@@ -64,6 +64,7 @@ def verify_shards(folder: Path, *, quick: bool = False, workers: int = 0, show_p
         affected |= found.affected
         report.num_clips += found.num_clips
         report.bytes += found.bytes
+    report.problems += _check_annotations(folder, index)
     report.problems += _leftovers(names, index)
     report.affected = sorted(affected)
     report.num_shards = len(work)
@@ -207,6 +208,20 @@ def _check_shards(
             finally:
                 meter.stopped = True
                 pool.shutdown(cancel_futures=True)
+
+
+def _check_annotations(folder: Path, index: Index | None) -> Iterator[Problem]:
+    hashes = index.info.get("annotations", {}) if index is not None else {}
+    for name, sha256 in hashes.items() if isinstance(hashes, dict) else ():
+        place = f"annotations/{name}"
+        if Path(name).name != name:
+            yield Problem(INDEX_NAME, f"names annotations outside its folder: {name!r}")
+            continue
+        try:
+            if sha256_file(folder / place) != sha256:
+                yield Problem(place, "not as written (SHA-256 differs)")
+        except OSError as error:
+            yield Problem(place, f"cannot be read ({error.strerror or error})")
 
 
 def _leftovers(names: Sequence[str], index: Index | None) -> Iterator[Problem]:
