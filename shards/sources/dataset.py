@@ -156,7 +156,7 @@ def identify(found: Scan, options: SourceOptions) -> list[tuple[str, VideoFile]]
         raise found.wrong_folder(f"holds no video of the data set{where}")
     if strangers:
         logger.warning(
-            "%s: %d video files are left out, their names are no ids of the data set: %s",
+            "%s: %d video files are left out, they bear no id of the data set: %s",
             found.data_set.layout,
             len(strangers),
             some(strangers),
@@ -214,7 +214,7 @@ def account(
             are inputs all the same. With the option ``ids`` it is that list which counts: exactly its ids are taken.
 
     Raises:
-        UsageError: the option ``ids`` cannot be read, or no file bears one of its ids.
+        UsageError: the option ``ids`` cannot be read, or names no id of the data set.
     """
     layout = found.data_set.layout
     if options.ids is not None:
@@ -222,8 +222,6 @@ def account(
         others = len(files)
         files = [(video_id, video) for video_id, video in files if video_id in wanted]
         others -= len(files)
-        if not files:
-            raise found.wrong_folder(f"has no video for any of the {len(wanted)} ids of {options.ids}")
         if others:
             logger.info("%s: %d video files are left out, %s does not name them", layout, others, options.ids)
     elif wanted:

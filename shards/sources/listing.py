@@ -71,10 +71,15 @@ def list_videos(sources: Sequence[Path], layout: str = "files", options: SourceO
         only if none has it, and equal rows of their annotations count once.
 
     Raises:
-        UsageError: a source does not exist, or cannot be understood.
+        UsageError: a source does not exist, or cannot be understood; or no source has any of the listed ids.
     """
     listing = Listing([])
-    found = [LAYOUTS[layout](Path(source), options or SourceOptions()) for source in sources]
+    options = options or SourceOptions()
+    found = [LAYOUTS[layout](Path(source), options) for source in sources]
+    if options.ids is not None and not any(candidate.path for one in found for candidate in one.candidates):
+        number = len({candidate.stem_id for one in found for candidate in one.candidates})
+        where = ", ".join(map(str, sources))
+        raise UsageError(f"ids: none of the {number} videos that {options.ids} names lies in {where}")
     for one in found:
         listing.ignored += one.ignored
         for name, table in one.tables.items():

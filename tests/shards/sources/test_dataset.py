@@ -17,7 +17,7 @@ from reelkin.shards.sources.listing import LAYOUTS, list_videos
 from reelkin.tests.helpers.datasets import listed, missing, pairs, present, rows, touch, write
 from reelkin.train.labels import read_pairs
 
-DATA_SETS = [name for name in LAYOUTS if name != "files"]
+DATA_SETS = ["fivr", "fivr5k", "vcdb", "cc_web_video", "evve", "svd", "ucf101", "hmdb51", "kinetics"]
 
 A, B, C = "AAAAAAAAAAA", "-BBBBBBBBBB", "_CCCCCCCCC-"
 
@@ -67,7 +67,7 @@ def test_a_list_without_ids_or_without_any_file_is_a_usage_error(tmp_path: Path)
     touch(tmp_path / "set", f"{A}.mp4")
     with pytest.raises(UsageError, match=r"holds no id of the data set; it needs one a line \(line 1: 'title'\)"):
         listed(tmp_path / "set", "fivr", ids=write(tmp_path / "bad.txt", "title\nmore\n"))
-    with pytest.raises(UsageError, match="has no video for any of the 1 ids of"):
+    with pytest.raises(UsageError, match="none of the 1 videos that .*other.txt names lies in"):
         listed(tmp_path / "set", "fivr", ids=write(tmp_path / "other.txt", C))
     with pytest.raises(UsageError, match="cannot read"):
         listed(tmp_path / "set", "fivr", ids=tmp_path / "gone.txt")
@@ -85,6 +85,7 @@ def test_a_list_without_ids_or_without_any_file_is_a_usage_error(tmp_path: Path)
         ("part?/v_{id}*", "part1/v_a", "a"),
         ("*/{id}[1].mp4", "x/a[1].mp4", "a"),
         ("*/{id}[1].mp4", "x/a1.mp4", None),
+        ("* [{id}].*", "A title [with brackets] [-abc].f137.mp4", "-abc"),
     ],
 )
 def test_a_pattern_stays_in_its_folders_and_takes_other_signs_as_they_are(
@@ -115,6 +116,14 @@ def test_a_data_set_on_two_disks_misses_only_what_neither_has(tmp_path: Path) ->
     assert rows(listing, "videos") == [(B, "database", ""), (A, "query", ""), (C, "database", "")]
     swapped = list_videos([tmp_path / "two", tmp_path / "one"], "fivr", options)
     assert swapped.tables == listing.tables and swapped.inputs == listing.inputs
+
+
+def test_of_a_list_one_disk_may_have_nothing(tmp_path: Path) -> None:
+    touch(tmp_path / "one", f"{A}.mp4")
+    touch(tmp_path / "two", f"{B}.mp4")
+    options = SourceOptions(ids=write(tmp_path / "mine.txt", f"{B}\n{C}\n"))
+    listing = list_videos([tmp_path / "one", tmp_path / "two"], "fivr", options)
+    assert set(present(listing)) == {B} and set(missing(listing)) == {C}
 
 
 def test_tables_written_as_csv_are_what_training_and_evaluation_read(tmp_path: Path) -> None:

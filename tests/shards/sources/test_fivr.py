@@ -45,7 +45,7 @@ def test_ids_come_from_file_names_or_from_folder_names(tmp_path: Path) -> None:
 def test_a_file_whose_name_is_no_id_is_left_out_by_name(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     touch(tmp_path, f"{A}.mp4", "intro.mp4")
     assert set(present(listed(tmp_path, "fivr"))) == {A}
-    assert "1 video files are left out, their names are no ids of the data set: intro.mp4" in caplog.text
+    assert "1 video files are left out, they bear no id of the data set: intro.mp4" in caplog.text
 
 
 def test_the_list_of_ids_beside_the_videos_says_what_is_missing(
