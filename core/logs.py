@@ -6,6 +6,21 @@ import logging
 import sys
 
 
+def one_line(text: str) -> str:
+    """``text`` with everything that is not printable written as an escape: line ends, terminal commands, undecodable
+    bytes, marks that turn the direction of writing."""
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)
+
+
+class _Formatter(logging.Formatter):
+    """A name from outside can neither command the terminal nor pass for another line: further lines are indented."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return "\n    ".join(one_line(line) for line in super().format(record).split("\n"))
+
+
 def setup_logging(rank: int = 0, *, verbose: bool = False) -> None:
     """Configure Reelkin's loggers once, for a command.
 
@@ -17,7 +32,7 @@ def setup_logging(rank: int = 0, *, verbose: bool = False) -> None:
     logger.handlers.clear()
     handler = logging.StreamHandler(sys.stderr)
     where = f" rank {rank}" if rank else ""
-    handler.setFormatter(logging.Formatter(f"%(asctime)s %(levelname).1s{where} %(message)s", datefmt="%H:%M:%S"))
+    handler.setFormatter(_Formatter(f"%(asctime)s %(levelname).1s{where} %(message)s", datefmt="%H:%M:%S"))
     logger.addHandler(handler)
     logger.setLevel(logging.WARNING if rank else logging.DEBUG if verbose else logging.INFO)
     logger.propagate = False

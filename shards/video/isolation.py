@@ -20,6 +20,7 @@ from types import TracebackType
 from typing import Any, Literal, Self
 
 from ...core.errors import DataError, Reason, ReelkinError
+from ...core.logs import one_line
 from .container import Limits
 from .frame_names import FrameNames
 
@@ -31,6 +32,7 @@ _START_SECONDS = 120.0  # a cold start from a slow disk
 _REAP_SECONDS = 10.0  # a killed child that a dead network disk holds may never be gone
 _AHEAD = 4  # files per child that are asked for before their turn
 _LONGEST_ANSWER = 16 << 20
+_LONGEST_DETAIL = 1000
 _FILES_PER_CHILD = 5000  # none of the decoders is known to leak; should one, it is bounded
 
 
@@ -185,7 +187,7 @@ class ProbePool:
     def _child(self) -> _Child:
         """The child of this thread, in a state to be asked."""
         child: _Child | None = getattr(self._local, "child", None)
-        if child is not None and child.alive and (child.answered >= self._files_per_child or child.has_unasked()):
+        if child is not None and child.alive and child.answered >= self._files_per_child:
             child.stop()
         if child is None or not child.alive:
             if child in self._children:
@@ -226,8 +228,9 @@ class _Child:
     def ask(self, request: dict[str, Any]) -> dict[str, Any]:
         """Send a request and wait as long as it says. Raises DataError when the child hangs or dies, and is gone."""
         assert self._process.stdin is not None
+        numbered = {**request, "number": self.answered}  # what it says unasked is not taken for the next answer
         try:
-            self._process.stdin.write(json.dumps(request, ensure_ascii=True).encode("ascii") + b"\n")
+            self._process.stdin.write(json.dumps(numbered, ensure_ascii=True).encode("ascii") + b"\n")
             self._process.stdin.flush()
         except BrokenPipeError:
             pass  # it died; reading says how
@@ -243,17 +246,12 @@ class _Child:
                 raise DataError(Reason.TIMEOUT, text)
             raise DataError(Reason.DECODER_DIED, f"the process that read it ended with {_end_in_words(code)}")
         try:
-            reply = _checked(line)
+            reply = _checked(line, self.answered)
         except ValueError as error:
             self.stop()
             raise DataError(Reason.DECODER_DIED, f"the process that read it answered with {error}") from None
         self.answered += 1
         return reply
-
-    def has_unasked(self) -> bool:
-        """Whether the child has written something that nobody asked for."""
-        assert self._process.stdout is not None
-        return bool(select.select([self._process.stdout], [], [], 0)[0])
 
     def _line(self, deadline: float) -> bytes | None:
         """What was written up to the end of a line; b"" when the child is gone, None when the deadline passed."""
@@ -292,7 +290,7 @@ class _Child:
                     pass
 
 
-def _checked(line: bytes) -> dict[str, Any]:
+def _checked(line: bytes, number: int) -> dict[str, Any]:
     """A child's answer. Raises ValueError with what is wrong: a decoder may have written over the child's memory."""
     if len(line) > _LONGEST_ANSWER:
         raise ValueError(f"more than {_LONGEST_ANSWER >> 20} MB")
@@ -306,6 +304,8 @@ def _checked(line: bytes) -> dict[str, Any]:
         or (reply.get("reason") in set(Reason) and isinstance(reply.get("detail"), str))
     ):
         raise ValueError("JSON of another form")
+    if reply.pop("number", None) != number:
+        raise ValueError("what was not asked")
     return reply
 
 
@@ -317,7 +317,9 @@ def _answer_of(reply: dict[str, Any], request: Request) -> dict[str, Any] | Data
         logger.error("probing %r failed for a reason of our own; please report this:\n%s", request.path, reply["fault"])
         last = reply["fault"].strip().splitlines()[-1]
         return DataError(Reason.DECODER_DIED, f"probing failed for a reason of our own ({last}); please report it")
-    return DataError(Reason(reply["reason"]), reply["detail"]) if "reason" in reply else reply
+    if "reason" in reply:
+        return DataError(Reason(reply["reason"]), one_line(reply["detail"])[:_LONGEST_DETAIL])
+    return reply
 
 
 def _end_in_words(code: int | None) -> str:

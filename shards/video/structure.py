@@ -98,7 +98,7 @@ def _walk_boxes(file: Readable, size: int) -> Iterator[tuple[bytes, int]]:
             length = int.from_bytes(header[8:16], "big")
         elif length == 0:  # to the end of the file
             length = size - position
-        if length < 8:
+        if length < 8 or not kind.replace(b"\xa9", b"").decode("latin-1").isprintable():
             return
         position += length
         yield kind, position

@@ -21,17 +21,18 @@ FRAGILE_WORKER = """
 import json, os, signal, sys, time
 print("ready", flush=True)
 for line in sys.stdin:
-    path = json.loads(line)["path"]
+    request = json.loads(line)
+    path, number = request["path"], request["number"]
     if "crash" in path: os.kill(os.getpid(), signal.SIGSEGV)
     if "leave" in path: os._exit(7)
     if "hang" in path: time.sleep(600)
     if "garbage" in path: print("Segmentation fault?", flush=True); continue
     if "form" in path: print('["facts"]', flush=True); continue
-    if "reason" in path: print('{"reason": "unheard-of", "detail": ""}', flush=True); continue
+    if "reason" in path: print('{"number": 0, "reason": "unheard-of", "detail": ""}', flush=True); continue
     if "flood" in path: os.write(1, b"x" * (20 << 20)); time.sleep(600)
-    if "twice" in path: print('{"facts": {"path": "first"}}', flush=True)
-    facts = {"pid": os.getpid(), "path": path}
-    print(json.dumps({"fault": "our own mistake"} if "fault" in path else {"facts": facts}), flush=True)
+    reply = {"fault": "our own mistake"} if "fault" in path else {"facts": {"pid": os.getpid(), "path": path}}
+    print(json.dumps({"number": number, **reply}), flush=True)
+    if "again" in path: time.sleep(0.1); print(json.dumps({"number": number, **reply}), flush=True)
 """
 
 
@@ -113,11 +114,10 @@ def test_an_answer_that_is_none_is_the_death_of_the_decoder() -> None:
 
 @pytest.mark.usefixtures("fragile")
 def test_words_that_nobody_asked_for_are_not_taken_for_the_answer_to_the_next_file() -> None:
+    names = ["a", "once and again", *"bcd", "again", *"efgh"]
     with ProbePool(1) as pool:
-        results = pool.map((name, 0) for name in ("twice", *"abcdefgh"))
-        next(results)
-        time.sleep(0.2)
-        assert [result["path"] for result in results] == [*"abcdefgh"]  # type: ignore[index]
+        found = list(pool.map((name, 0) for name in names))
+    assert [result["path"] for result in found] == names  # type: ignore[index]
 
 
 @pytest.mark.usefixtures("fragile")
@@ -130,12 +130,13 @@ def test_children_are_replaced_after_a_number_of_files() -> None:
 
 # The real worker with its real limits, and a prober that does to it what the file's name says.
 REAL_WORKER = """
-import ctypes, os, time
-from reelkin.shards.video import preparing
+import ctypes, time
+from pathlib import Path
 from reelkin.shards.video import probe_worker as worker
 libc = ctypes.PyDLL(None)  # a call of it holds the interpreter's lock, as a decoder that never returns may
-hoard, real = [], preparing.probe
-def probe(path, *, limits):
+hoard, real = [], worker.prepare
+def prepare(request, check, limits):
+    path = Path(request.path)
     if "burn" in path.name:
         while True: pass
     if "allocate" in path.name: hoard.append(bytes(3 << 30))
@@ -144,8 +145,8 @@ def probe(path, *, limits):
     if "crash" in path.name: ctypes.string_at(8)
     if "write" in path.name: path.with_name("written").write_bytes(b"x")
     if "open" in path.name: hoard.extend(open("/dev/null") for _ in range(200))
-    return real(path, limits=limits)
-preparing.probe = probe
+    return real(request, check, limits)
+worker.prepare = prepare
 worker.main()
 """
 
