@@ -53,9 +53,7 @@ def find_svd(source: Path, options: SourceOptions) -> Found:
     wanted: dict[str, str] = {}
     facts: dict[str, dict[str, str]] = {}
     same, other = PairRows(), PairRows()
-    for path in sorted(
-        found.annotations, key=lambda path: list(_ROLES).index(_list_name(path)) if _list_name(path) in _ROLES else -1
-    ):
+    for path in sorted(found.annotations, key=_rank):
         name = _list_name(path)
         if match := _TRUTH.fullmatch(name):
             ids = _read_truth(path, match[1], same, other, facts)
@@ -77,8 +75,13 @@ def find_svd(source: Path, options: SourceOptions) -> Found:
 
 
 def _list_name(path: Path) -> str:
-    name = path.name.lower()
-    return name.removesuffix(".txt")
+    return path.name.lower().removesuffix(".txt")
+
+
+def _rank(path: Path) -> int:
+    """Ground truths first, then the lists as in `_ROLES`: of two roles the first counts."""
+    name = _list_name(path)
+    return list(_ROLES).index(name) if name in _ROLES else -1
 
 
 def _read_truth(path: Path, split: str, same: PairRows, other: PairRows, facts: dict[str, dict[str, str]]) -> list[str]:
