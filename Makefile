@@ -1,6 +1,7 @@
 # Every target makes .venv and installs what is missing first; nothing needs to be activated.
 # Options of set-up (environment): REELKIN_HOROVOD=0 skips Horovod, REELKIN_MPI=0/1 builds it without/with MPI,
-# REELKIN_GPU=0/1 installs the CPU/GPU packages; by default what the machine offers decides.
+# REELKIN_GPU=0/1 installs the CPU/GPU packages, REELKIN_DALI=0 leaves DALI out; by default what the machine offers
+# decides.
 
 PYTHON ?= python3
 BIN := .venv/bin

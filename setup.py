@@ -22,11 +22,15 @@ RUNTIME = [
     "jinja2>=3.1",
 ]
 
+# Made for Linux on two kinds of machine; elsewhere PyAV decodes alone.
+DALI = "nvidia-dali-cuda130>=2.2; sys_platform == 'linux' and platform_machine in 'x86_64 aarch64'"
+
 EXTRAS = {
     # cpu and gpu exclude each other: both faiss distributions own the module ``faiss``. pip cannot say so;
     # launch/bootstrap.py removes one before it installs the other, and ``reelkin doctor`` refuses both.
     "cpu": ["faiss-cpu>=1.10"],
-    "gpu": ["faiss-gpu>=1.14.3", "nvidia-dali-cuda130>=2.2"],
+    "gpu": ["faiss-gpu>=1.14.3", DALI],
+    "dali": [DALI],
     # Horovod comes as source only and needs the recipe in launch/horovod_build.py; setuptools is what it runs on
     # from Python 3.12 on (it imports distutils).
     "horovod": ["horovod==0.28.1", "setuptools>=68"],

@@ -7,9 +7,9 @@ interrupted, or a ``.venv`` that was damaged or moved, is completed. Packages co
 configuration says.
 
 Environment: REELKIN_HOROVOD=0 skips Horovod; REELKIN_MPI=0/1 builds it without/with MPI; REELKIN_GPU=0/1 installs the
-CPU/GPU packages (default: whether nvidia-smi lists a GPU). What is set once is kept for later runs of the same .venv;
-the value auto brings the default back. Exit codes: 0 done (Horovod may be missing, it is said),
-1 something could not be installed.
+CPU/GPU packages (default: whether nvidia-smi lists a GPU); REELKIN_DALI=0 leaves DALI out (about 270 MB to download).
+What is set once is kept for later runs of the same .venv; the value auto brings the default back. Exit codes: 0 done
+(Horovod or DALI may be missing, it is said), 1 something could not be installed.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ import fcntl
 import hashlib
 import json
 import os
+import platform
 import shlex
 import shutil
 import subprocess
@@ -30,7 +31,7 @@ ROOT = Path(__file__).resolve().parent.parent
 VENV = ROOT / ".venv"
 PYTHON = VENV / "bin" / "python"
 STAMP = VENV / "reelkin-setup.json"
-OPTIONS = ("REELKIN_HOROVOD", "REELKIN_MPI", "REELKIN_NCCL", "REELKIN_GPU")
+OPTIONS = ("REELKIN_HOROVOD", "REELKIN_MPI", "REELKIN_NCCL", "REELKIN_DALI", "REELKIN_GPU")
 KEPT_OPTIONS = VENV / "reelkin-options.json"
 CONSTRAINTS = ROOT / "constraints.txt"
 # What decides whether an installed .venv is still the right one.
@@ -39,11 +40,16 @@ INPUTS = ("setup.py", "constraints.txt", "launch/bootstrap.py", "launch/horovod_
 OLDEST, NEWEST = (3, 11), (3, 13)
 TORCH = "2.13.0"
 TORCHVISION_FOR = {"2.11": "0.26.0", "2.12": "0.27.0", "2.13": "0.28.0"}
+DALI = "nvidia-dali-cuda130"
+DALI_MACHINES = ("x86_64", "aarch64")  # for which it is made, on Linux
+DALI_FREE_BYTES = 1 << 30  # 0.7 GB when installed
 FREE_BYTES = 3 << 30  # what a CPU build of everything takes on disk, with room to build
 MODULES = (
     "torch,torchvision,numpy,av,faiss,pyarrow,safetensors,webdataset,tyro,rich,jinja2,"
     "imageio_ffmpeg,pytest,mypy,reelkin"
 )
+STAMPED = ("torch", "torchvision", "horovod", DALI)  # one that changed since makes a finished set-up out of date
+DISTRIBUTIONS = (*STAMPED, "faiss-cpu", "faiss-gpu")
 
 # Run by .venv's interpreter: what is there, without importing anything heavy.
 PROBE = """
@@ -62,7 +68,7 @@ print(json.dumps({
     "damaged": [name for name in missing if version(name)],
     "pip": u.find_spec("pip") is not None,
     "root": (spec.origin if spec else None),
-    **{name: version(name) for name in ("torch", "torchvision", "horovod", "faiss-cpu", "faiss-gpu")},
+    **{name: version(name) for name in sys.argv[2].split(",")},
 }))
 """
 
@@ -91,12 +97,24 @@ def has_gpu() -> bool:
     return listed.returncode == 0 and "GPU" in listed.stdout
 
 
+def wants_dali(option: str) -> bool:
+    """Whether DALI is to be installed: by REELKIN_DALI when that is 0 or 1, else where there is one."""
+    if option in ("0", "1"):
+        return option == "1"
+    return sys.platform == "linux" and platform.machine() in DALI_MACHINES
+
+
+def kept_options() -> dict:
+    """The options that the latest run for this .venv was given."""
+    try:
+        return dict(json.loads(KEPT_OPTIONS.read_text(encoding="utf-8")))
+    except (OSError, ValueError):
+        return {}
+
+
 def recall_options() -> None:
     """Options that an earlier run was given hold until they are set again: `make demo` must not undo a choice."""
-    try:
-        kept = dict(json.loads(KEPT_OPTIONS.read_text(encoding="utf-8")))
-    except (OSError, ValueError):
-        kept = {}
+    kept = kept_options()
     for name in OPTIONS:
         value = os.environ.get(name) or kept.get(name, "")
         os.environ[name] = value if value in ("0", "1") else ""
@@ -107,7 +125,7 @@ def setup_key(gpu: bool) -> str:
     digest = hashlib.sha256()
     for name in INPUTS:
         digest.update((ROOT / name).read_bytes())
-    options = [os.environ.get(name, "") for name in OPTIONS[:3]]
+    options = [os.environ.get(name, "") for name in OPTIONS[:-1]]
     # With a compiler or MPI installed since, Horovod becomes possible: set-up has to try again.
     tools = [shutil.which(name) is not None for name in ("c++", "g++", "mpicxx", "mpirun")]
     digest.update(json.dumps([str(ROOT), gpu, options, tools]).encode())
@@ -118,7 +136,7 @@ def probe_venv() -> dict | None:
     """What .venv holds by its packages' own word, or None when its interpreter does not run."""
     if not PYTHON.exists():
         return None
-    command = [str(PYTHON), "-P", "-c", PROBE, MODULES]
+    command = [str(PYTHON), "-P", "-c", PROBE, MODULES, ",".join(DISTRIBUTIONS)]
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
         return json.loads(done.stdout) if done.returncode == 0 else None
@@ -134,7 +152,7 @@ def is_finished(key: str, found: dict | None) -> bool:
         stamp = json.loads(STAMP.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return False
-    same = all(stamp.get(name) == found[name] for name in ("python", "torch", "torchvision", "horovod"))
+    same = all(stamp.get(name) == found[name] for name in ("python", *STAMPED))
     return stamp.get("key") == key and same
 
 
@@ -270,7 +288,7 @@ def remove_what_is_in_the_way(found: dict, gpu: bool) -> None:
 
 
 def install_packages(found: dict, gpu: bool) -> None:
-    """Everything but Horovod, in the order in which the packages need one another."""
+    """Everything but Horovod and DALI, in the order in which the packages need one another."""
     with tempfile.TemporaryDirectory(prefix="reelkin-setup-") as folder:
         remove_what_is_in_the_way(found, gpu)
         constraints = constraints_for(found["torch"], Path(folder))
@@ -282,9 +300,10 @@ def install_packages(found: dict, gpu: bool) -> None:
         pip("install", "-c", str(constraints), "numpy", "pillow")
         # torchvision's wheel is a CUDA build; beside a CPU build of torch nothing of it may be replaced.
         pip("install", "-c", str(constraints), "--no-deps", "torchvision")
-        extras = f"{'gpu' if gpu else 'cpu'},test"
-        say(f"reelkin[{extras}] and what it needs")
-        pip("install", "-c", str(constraints), "--no-build-isolation", "-e", f".[{extras}]")
+        # The extra gpu would bring DALI as well, which is a step of its own that may fail.
+        faiss = "faiss-gpu" if gpu else "faiss-cpu"
+        say(f"reelkin[test], {faiss} and what they need")
+        pip("install", "-c", str(constraints), "--no-build-isolation", "-e", ".[test]", faiss)
     link = VENV / "typing" / "reelkin"
     if not link.is_symlink():
         # mypy looks for a folder of the package's name.
@@ -299,10 +318,23 @@ def install_horovod() -> None:
         say("goes on without Horovod: `reelkin run` and the demo start their ranks with torchrun")
 
 
+def install_dali() -> None:
+    """Install DALI where it is wanted. Nothing depends on it yet, so a failure is said and set-up goes on."""
+    if not wants_dali(os.environ["REELKIN_DALI"]):
+        return
+    say("DALI (about 270 MB, unless it is there; REELKIN_DALI=0 leaves it out)")
+    try:
+        check_space(DALI_FREE_BYTES)
+        pip("install", "-c", str(CONSTRAINTS), DALI)
+    except SetupError as error:
+        why = " ".join(str(error).split())
+        say(f"goes on without DALI: PyAV decodes. REELKIN_DALI=1 make setup tries again, =0 stops trying ({why})")
+
+
 def write_stamp(key: str, found: dict, seconds: float) -> None:
     """Written last, by a rename: a set-up without a stamp is unfinished."""
     partial = STAMP.with_name(f".{STAMP.name}.partial-{os.getpid()}")
-    kept = {name: found[name] for name in ("python", "torch", "torchvision", "horovod")}
+    kept = {name: found[name] for name in ("python", *STAMPED)}
     text = json.dumps({"key": key, **kept, "seconds": round(seconds, 1)}, indent=2)
     partial.write_text(text + "\n", encoding="utf-8")
     os.replace(partial, STAMP)
@@ -326,6 +358,7 @@ def set_up() -> None:
     KEPT_OPTIONS.write_text(json.dumps({name: os.environ[name] for name in OPTIONS}) + "\n", encoding="utf-8")
     install_packages(found, gpu)
     install_horovod()
+    install_dali()
     found = probe_venv()
     if found is None or found["missing"]:
         raise SetupError(f"still missing after installing: {found and found['missing']}; remove .venv and try again")

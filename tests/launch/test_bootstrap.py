@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import platform
 import runpy
 import subprocess
 import sys
@@ -41,6 +42,7 @@ def clone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def whole(clone: Path) -> dict:
     """What a probe of a finished .venv finds."""
     versions = {"torch": "2.13.0", "torchvision": "0.28.0", "horovod": "0.28.1", "faiss-cpu": "1", "faiss-gpu": None}
+    versions[bootstrap.DALI] = "2.4.0"
     return {"python": [3, 11, 7], "missing": [], "root": str(clone / "__init__.py"), **versions}
 
 
@@ -55,6 +57,7 @@ def test_a_finished_setup_is_recognised(clone: Path) -> None:
         {"missing": ["faiss"]},
         {"torch": "2.12.0"},  # replaced by hand: Horovod's wheel no longer fits
         {"horovod": None},
+        {bootstrap.DALI: None},
         {"root": "/elsewhere/__init__.py"},
         {"python": [3, 12, 1]},
     ],
@@ -233,8 +236,53 @@ def test_an_option_holds_until_it_is_set_again(clone: Path, monkeypatch: pytest.
         "REELKIN_HOROVOD": "0",
         "REELKIN_MPI": "",
         "REELKIN_NCCL": "",
+        "REELKIN_DALI": "",
         "REELKIN_GPU": "",
     }
+
+
+def test_dali_is_installed_where_it_is_made_unless_it_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "platform", "linux")
+    monkeypatch.setattr(platform, "machine", lambda: "aarch64")
+    assert bootstrap.wants_dali("") and bootstrap.wants_dali("1") and not bootstrap.wants_dali("0")
+    monkeypatch.setattr(platform, "machine", lambda: "riscv64")
+    assert not bootstrap.wants_dali("") and bootstrap.wants_dali("1")
+    monkeypatch.setattr(sys, "platform", "darwin")
+    assert not bootstrap.wants_dali("")
+
+
+def test_dali_that_cannot_be_installed_is_said_in_a_line_and_stops_nothing(
+    clone: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("REELKIN_DALI", "1")
+    bootstrap.install_dali()  # this .venv has no pip, so it fails
+    said = capfd.readouterr()
+    assert "No module named pip" in said.err
+    (line,) = [line for line in said.out.splitlines() if "goes on without DALI" in line]
+    assert f"-c {bootstrap.CONSTRAINTS} {bootstrap.DALI}" in line and "=0 stops trying" in line
+    monkeypatch.setattr(bootstrap, "DALI_FREE_BYTES", 1 << 60)
+    bootstrap.install_dali()
+    assert "GB free; about" in capfd.readouterr().out
+
+
+def test_dali_that_is_left_out_is_not_tried(
+    clone: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("REELKIN_DALI", "0")
+    bootstrap.install_dali()
+    assert capfd.readouterr() == ("", "")
+
+
+def test_the_extras_gpu_and_dali_ask_for_the_same_dali(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(setuptools, "setup", lambda **options: None)
+    monkeypatch.chdir(ROOT)
+    extras = runpy.run_path("setup.py")["EXTRAS"]
+    (requirement,) = map(Requirement, extras["dali"])
+    assert extras["dali"][0] in extras["gpu"] and requirement.name == bootstrap.DALI
+    assert requirement.marker is not None
+    for machine in ("x86_64", "aarch64", "riscv64"):
+        made = requirement.marker.evaluate({"sys_platform": "linux", "platform_machine": machine})
+        assert made == (machine in bootstrap.DALI_MACHINES)
 
 
 def test_a_second_run_takes_a_moment(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import platform
 import subprocess
 import sys
 from pathlib import Path
@@ -49,6 +50,22 @@ def test_a_library_that_does_not_import_is_missing(shadows: Path) -> None:
     (shadows / "av.py").write_text("raise ImportError('libfoo.so.1 is gone')\n")
     finding = doctor.check_pyav()
     assert finding.state == BAD and "libfoo.so.1 is gone" in finding.found and finding.fix
+
+
+def test_dali_that_is_missing_or_broken_is_said_with_its_fix(
+    shadows: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "platform", "linux")
+    monkeypatch.setattr(platform, "machine", lambda: "x86_64")
+    (shadows / "nvidia").mkdir()
+    (shadows / "nvidia" / "__init__.py").touch()  # covers the real one
+    finding = doctor.check_dali()
+    assert finding.state == NOTE and "not installed" in finding.found and "make setup" in finding.fix
+    (shadows / "nvidia" / "dali.py").write_text("raise OSError('libdali.so: cannot open shared object file')\n")
+    finding = doctor.check_dali()
+    assert finding.state == NOTE and "libdali.so" in finding.found and finding.fix
+    monkeypatch.setattr(platform, "machine", lambda: "riscv64")
+    assert doctor.check_dali() == Finding("DALI", OK, "none is made for this platform: PyAV decodes")
 
 
 def test_both_faiss_distributions_are_an_error(shadows: Path) -> None:
