@@ -29,7 +29,7 @@ def find_arrays(source: Path, options: SourceOptions) -> Found:
         One candidate an array, of kind ARRAY.
 
     Raises:
-        UsageError: the source does not exist, or is another file.
+        UsageError: the source does not exist, is another file, or holds no array at all.
     """
     found = Found([])
     if source.is_file() and source.suffix.lower() == ARRAY_EXTENSION:
@@ -53,4 +53,6 @@ def find_arrays(source: Path, options: SourceOptions) -> Found:
             # A link to nowhere has no size yet: looked up with the others, it is found missing.
             known = (size, newest) if newest else (-1, -1)
             found.candidates.append(Candidate(video_id, name, str(folder.path / entry.name), name, Kind.ARRAY, *known))
+    if not found.candidates:
+        raise UsageError(f"videos: {source} holds no .npy file; the layout npy expects {TREE}")
     return found

@@ -33,7 +33,7 @@ def find_frame_folders(source: Path, options: SourceOptions) -> Found:
         One candidate a folder, of kind FRAMES: bytes is the sum of its images, modified_ns that of the newest.
 
     Raises:
-        UsageError: the source is not a folder.
+        UsageError: the source is not a folder, or holds no image at all.
     """
     if not source.is_dir():
         raise UsageError(f"videos: {source} is not a folder; the layout frames expects {TREE}")
@@ -47,4 +47,6 @@ def find_frame_folders(source: Path, options: SourceOptions) -> Found:
             name = folder.name or Path(os.path.abspath(source)).name
             size, newest = measure(images)
             found.candidates.append(Candidate(name, name, str(folder.path), name, Kind.FRAMES, size, newest))
+    if not found.candidates:
+        raise UsageError(f"videos: {source} holds no images; the layout frames expects {TREE}")
     return found

@@ -98,7 +98,7 @@ def test_a_link_to_a_missing_array_is_an_input_that_is_missing(tmp_path: Path) -
 def test_a_source_of_another_kind_is_a_usage_error(tmp_path: Path) -> None:
     touch(tmp_path, "video.mp4")
     for layout in ("frames", "npy"):
-        for name in ("video.mp4", "nowhere"):
+        for name in ("video.mp4", "nowhere", ""):
             with pytest.raises(UsageError, match=f"the layout {layout} expects"):
                 list_videos([tmp_path / name], layout)
 
