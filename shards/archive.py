@@ -89,11 +89,29 @@ class Member:
         return self.offset + self.size + -self.size % BLOCK
 
 
-def member_header(name: str, size: int) -> bytes:
-    """The header of a member: a regular file of mode 644 without time, owner or anything else; 512 bytes."""
-    info = tarfile.TarInfo(name)
-    info.size, info.mode = size, 0o644
+def _header_of_nothing() -> bytes:
+    info = tarfile.TarInfo()
+    info.mode = 0o644
     return info.tobuf(tarfile.USTAR_FORMAT)
+
+
+# All that is the same in every header; tarfile takes ten times as long to put one together, for two a clip.
+_NOTHING = _header_of_nothing()
+_BARE_SUM = sum(_NOTHING[:148]) + sum(b" " * 8) + sum(_NOTHING[156:]) - sum(_NOTHING[124:136])
+
+
+def member_header(name: str, size: int) -> bytes:
+    """The header of a member: a regular file of mode 644 without time, owner or anything else; 512 bytes.
+
+    Args:
+        name: up to 100 ASCII characters.
+        size: bytes, below 8 GiB.
+    """
+    called, length = name.encode("ascii"), b"%011o\0" % size
+    if len(called) > 100 or len(length) > 12:
+        raise ValueError(f"{name!r} of {size} bytes does not fit into a USTAR header")
+    checksum = b"%06o\0 " % (_BARE_SUM + sum(called) + sum(length))
+    return called.ljust(100, b"\0") + _NOTHING[100:124] + length + _NOTHING[136:148] + checksum + _NOTHING[156:]
 
 
 def parse_header(block: bytes, offset: int) -> Member:

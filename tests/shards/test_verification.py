@@ -19,7 +19,7 @@ import pytest
 from reelkin.core.errors import ReelkinError, UsageError
 from reelkin.core.files import publish_json, publish_table, sha256_file
 from reelkin.shards import verify as command
-from reelkin.shards.archive import ArchiveError, read_members
+from reelkin.shards.archive import ArchiveError, member_header, read_members
 from reelkin.shards.index import FORMAT, INDEX_NAME, TABLES, VERSION, sealed
 from reelkin.shards.manifest import OK, REJECTED, ClipRow, VideoRow
 from reelkin.shards.reader import ShardSet
@@ -491,6 +491,17 @@ def test_tarfile_agrees_that_what_is_accepted_is_a_plain_archive(made: Made) -> 
         with tarfile.open(fileobj=io.BytesIO(path.read_bytes())) as tar:
             theirs = [(info.name, info.offset_data, info.size) for info in tar]
         assert [(one.name, one.offset, one.size) for one in read_members(path)] == theirs
+
+
+def test_headers_are_those_of_tarfile() -> None:
+    rng = random.Random(3)
+    sizes = [0, 1, 7, 8, 511, 512, (1 << 33) - 1, *(rng.randrange(1 << 33) for _ in range(200))]
+    for size in sizes:
+        name = "".join(rng.choices("09az_", k=rng.randint(1, 80))) + ".webm"
+        assert member_header(name, size) == member(name, size=size)[:512]
+    for name, size in (("a" * 101, 0), ("a", 1 << 33)):
+        with pytest.raises(ValueError, match="does not fit"):
+            member_header(name, size)
 
 
 # --- the command ------------------------------------------------------------------------------------------------------
