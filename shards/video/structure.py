@@ -24,6 +24,7 @@ _MAX_BOXES = 1_000_000
 _MAX_TAGS = 5_000_000
 _MAX_GIF_BYTES = 1 << 28
 _FLV_TAGS, _FLV_VIDEO = (8, 9, 18), 9  # sound, video, script
+_FLV_PICTURELESS = 5  # a tag's own header: the end of a sequence
 _OGG_FIRST, _OGG_VIDEO = 2, (b"\x80theora", b"OVP80", b"BBCD", b"\x01video")
 _EBML = b"\x1aE\xdf\xa3"
 _SEGMENT = b"\x18\x53\x80\x67"
@@ -164,9 +165,11 @@ def _flv(file: Readable, size: int, position: int) -> str:
         header = file.read(11)
         if header[0] not in _FLV_TAGS or any(header[8:]):  # other bytes behind the last tag
             return ""
-        end = position + 11 + int.from_bytes(header[1:4], "big")
+        length = int.from_bytes(header[1:4], "big")
+        end = position + 11 + length
         if end > size:
-            return _missing("video tag", end, size) if header[0] == _FLV_VIDEO else ""
+            holds_picture = header[0] == _FLV_VIDEO and length > _FLV_PICTURELESS
+            return _missing("video tag", end, size) if holds_picture else ""
         position = end + 4
     return ""
 
