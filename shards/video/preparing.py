@@ -10,13 +10,14 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from .arrays import pack_array
 from .clips import ClipFile
 from .container import Limits
 from .cutting import cut_at_keyframes
 from .decode import decode_whole
+from .facts import facts_of
 from .frames import pack_frames
 from .isolation import Check, Request
-from .probe import Probe, probe
 
 
 def prepare(request: Request, check: Check, limits: Limits) -> dict[str, Any]:
@@ -36,18 +37,21 @@ def prepare(request: Request, check: Check, limits: Limits) -> dict[str, Any]:
         packed = folder / "packed.mp4"
         if request.kind == "frames":
             pack_frames(source, packed, frame_rate=request.frame_rate, names=request.frame_names, limits=limits)
+        else:
+            pack_array(source, packed, frame_rate=request.frame_rate, limits=limits)
         source = packed
-    found = probe(source, limits=limits)
+    facts = facts_of(source, limits)
     if check == "full":
         decode_whole(source, limits=limits)
     clips: list[ClipFile] = []
-    if request.clip_seconds is not None and found.duration_seconds > request.clip_seconds:
+    if request.clip_seconds is not None and facts["duration_seconds"] > request.clip_seconds:
         folder.mkdir(parents=True, exist_ok=True)
         clips = cut_at_keyframes(source, request.clip_seconds, folder, limits)
     if not clips and source != Path(request.path):
-        clips = [_whole(source, found)]
-    return {"facts": found.facts(), "clips": [asdict(clip) for clip in clips] or None}
+        clips = [_whole(source, facts)]
+    return {"facts": facts, "clips": [asdict(clip) for clip in clips] or None}
 
 
-def _whole(path: Path, found: Probe) -> ClipFile:
-    return ClipFile(str(path), found.container, 0.0, found.duration_seconds, found.num_frames, path.stat().st_size)
+def _whole(path: Path, facts: dict[str, Any]) -> ClipFile:
+    size = path.stat().st_size
+    return ClipFile(str(path), facts["container"], 0.0, facts["duration_seconds"], facts["num_frames"], size)
