@@ -85,7 +85,7 @@ class Report:
             if shown[problem.file] <= _NAMED_PROBLEMS:
                 lines.append(str(problem))
         more = {name: count - _NAMED_PROBLEMS for name, count in shown.items() if count > _NAMED_PROBLEMS}
-        lines += [f"damaged {name}: and {count} more; --json FILE lists them all" for name, count in more.items()]
+        lines += [f"{name}: and {count} more; --json FILE lists them all" for name, count in more.items()]
         lines.append(
             f"{self.num_ok + self.num_rejected} inputs: {self.num_ok} ok, {self.num_rejected} rejected; "
             f"{self.num_clips} clips in {self.num_shards} shards, {self.bytes / 1e6:.1f} MB, {self.seconds:.1f} s"

@@ -18,7 +18,7 @@ from .problems import Problem
 
 _NAMED = 5
 # Written into the JSON member from the same facts as the row.
-_SAME_FACTS = ("video_id", "start_seconds", "duration_seconds", "num_frames")
+_SAME_FACTS = ("video_id", "start_seconds", "duration_seconds", "num_frames", "bytes", "sha256")
 _NO_FACT = object()
 
 
@@ -100,12 +100,16 @@ class _ShardCheck:
         self._report_missing()
         if self._entry is not None and not self._found.problems and self._found.num_clips != self._entry.num_clips:
             self._problem(f"holds {self._found.num_clips} clips; shards.json says {self._entry.num_clips}")
-        if self._entry is not None and digest is not None and digest.hexdigest() != self._entry.sha256:
+        if digest is not None and self._differs(size, digest.hexdigest()):
             if not self._found.problems:  # no clip's bytes, so it may be any clip's facts
                 self._found.affected.update(row.video_id for row in self._rows)
             self._problem("not as written (SHA-256 differs)")
         self._advance(max(0, size - self._reported))
         return self._found
+
+    def _differs(self, size: int, sha256: str) -> bool:
+        """Whether the shard is another one of the same size; that it has another size was said before."""
+        return self._entry is not None and size == self._entry.bytes and sha256 != self._entry.sha256
 
     def _size(self) -> int | None:
         try:
@@ -178,9 +182,10 @@ class _ShardCheck:
         if not isinstance(facts, dict):
             self._clip_problem(member, "its JSON member is no JSON object")
             return
-        wanted: dict[str, Any] = {"bytes": self._video.size, "sha256": self._sha256}
         if self._row is not None:
-            wanted |= {fact: getattr(self._row, fact) for fact in _SAME_FACTS}
+            wanted: dict[str, Any] = {fact: getattr(self._row, fact) for fact in _SAME_FACTS}
+        else:
+            wanted = {"bytes": self._video.size, "sha256": self._sha256}
         different = [fact for fact, value in wanted.items() if not _same(facts.get(fact, _NO_FACT), value)]
         if different:
             self._clip_problem(member, f"its JSON member says otherwise about {', '.join(different)}")
@@ -194,7 +199,7 @@ class _ShardCheck:
         self._found.affected.update(row.video_id for row in missing)
         named = ", ".join(f"{row.key} at byte {row.offset}" for row in missing[:_NAMED])
         more = ", ..." if len(missing) > _NAMED else ""
-        self._problem(f"{len(missing)} clips of clips.parquet are not where it says: {named}{more}")
+        self._problem(f"{len(missing)} of the clips are not where clips.parquet says: {named}{more}")
 
     def _report(self, position: int) -> None:
         self._advance(position - self._reported)

@@ -17,6 +17,7 @@ def test_help_lists_every_verb_and_an_example(capsys: pytest.CaptureFixture[str]
     text = capsys.readouterr().out
     for verb in (
         "build",
+        "verify",
         "extract",
         "fit-pca",
         "train",

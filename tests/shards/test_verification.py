@@ -22,9 +22,13 @@ from reelkin.shards import verify as command
 from reelkin.shards.archive import ArchiveError, member_header, read_members
 from reelkin.shards.index import FORMAT, INDEX_NAME, TABLES, VERSION, sealed
 from reelkin.shards.manifest import OK, REJECTED, ClipRow, VideoRow
+from reelkin.shards.packing.building import build
+from reelkin.shards.packing.config import BuildConfig
+from reelkin.shards.packing.removal import remove
 from reelkin.shards.reader import ShardSet
 from reelkin.shards.verification import verify_shards
 from reelkin.shards.writer import writing_shard
+from reelkin.tests.helpers import videos
 
 NUM_SHARDS, CLIPS_A_SHARD = 3, 4
 
@@ -251,6 +255,54 @@ def test_annotations_are_verified(made: Made) -> None:
     assert verify_shards(made.folder).problems == []
     table.write_text("query,video\na,b\n")
     assert found(made.folder) == ["damaged annotations/pairs.csv: not as written (SHA-256 differs)"]
+
+
+# --- what shards/build.py and shards/remove.py make -------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory: pytest.TempPathFactory) -> BuildConfig:
+    """A build of real videos with rejects; copy its output before changing it."""
+    folder = tmp_path_factory.mktemp("built")
+    (folder / "videos").mkdir()
+    for number in range(5):
+        videos.make_video(folder / "videos" / f"video {number}.mp4", seconds=1 + number / 5)
+    videos.make_text(folder / "videos" / "text.mp4")
+    videos.make_empty(folder / "videos" / "empty.mp4")
+    config = BuildConfig(videos=(folder / "videos",), output=folder / "shards", shard_videos=2, workers=1)
+    build(config)
+    return config
+
+
+def copy_of(built: BuildConfig, tmp_path: Path) -> BuildConfig:
+    """The same build in a folder of its own."""
+    return replace(built, output=Path(shutil.copytree(built.output, tmp_path / "copy")))
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()}
+
+
+@pytest.mark.parametrize("name", ["clips-000001.tar", "clips.parquet", "manifest.parquet", INDEX_NAME])
+def test_doing_what_the_report_says_repairs_the_folder(built: BuildConfig, tmp_path: Path, name: str) -> None:
+    config = copy_of(built, tmp_path)
+    path = config.output / name
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+    report = verify_shards(config.output)
+    assert f"Move {name} out of {config.output}" in report.verdict()
+    path.rename(tmp_path / name)
+    build(config)
+    assert verify_shards(config.output).problems == []
+    assert contents(config.output) == contents(built.output)
+
+
+def test_a_set_from_which_a_video_was_taken_is_whole(built: BuildConfig, tmp_path: Path) -> None:
+    config = copy_of(built, tmp_path)
+    remove(config.output, ["video 0", "video 3"])
+    report = verify_shards(config.output)
+    assert report.problems == [] and (report.num_ok, report.num_clips) == (3, 3)
 
 
 # --- tables that contradict -------------------------------------------------------------------------------------------
