@@ -122,8 +122,10 @@ def _usable_jpeg(data: bytes, limits: Limits) -> JpegImage | None:
 
 def _exif_orientation(data: bytes) -> int:
     try:
-        with Image.open(io.BytesIO(data), formats=("JPEG",)) as image:
-            return int(image.getexif().get(_ORIENTATION, 1))
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            with Image.open(io.BytesIO(data), formats=("JPEG",)) as image:
+                return int(image.getexif().get(_ORIENTATION, 1))
     except Exception:  # no EXIF that anybody can read
         return 1
 

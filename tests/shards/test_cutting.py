@@ -65,6 +65,7 @@ KINDS: dict[str, tuple[dict[str, Any], str]] = {
     "open-hevc.mkv": ({"codec": "libx265", "options": OPEN_HEVC, "pix_fmt": "yuv420p10le"}, "mp4"),
     "vp9.webm": ({"codec": "libvpx-vp9", "options": {"deadline": "realtime"}}, "webm"),
     "vp8.webm": ({"codec": "libvpx", "options": {"deadline": "realtime"}}, "webm"),
+    "vp8.mkv": ({"codec": "libvpx", "options": {"deadline": "realtime"}}, "mkv"),
     "mpeg4.avi": ({"codec": "mpeg4"}, "mp4"),
     "mpeg4-bframes.mp4": ({"codec": "mpeg4", "options": {"bf": "2"}}, "mp4"),
     "mpeg2.ts": ({"codec": "mpeg2video", "fps": 25, "options": {"bf": "2", "sc_threshold": "1000000000"}}, "mp4"),
