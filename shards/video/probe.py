@@ -255,14 +255,18 @@ def _missing_tail(
         if beyond:
             return DataError(Reason.TRUNCATED, f"{packets.read} of {announced} pictures are in the file")
     if cut and ("matroska" in name or name == "asf"):
-        return _short_of_duration(container, cut, source)
+        spacing = np.diff(np.sort(packets.pts)) * float(stream.time_base or 0)
+        return _short_of_duration(container, cut, source, float(np.median(spacing)) if len(spacing) else 0.0)
     if cut and name in ("gif", "flv", "ivf", "ogg"):
         return DataError(Reason.TRUNCATED, cut)
     return None
 
 
-def _short_of_duration(container: InputContainer, cut: str, source: Path | bytes) -> DataError | None:
-    """A file without its tail: truncated unless its streams reach the announced duration (lost index only)."""
+def _short_of_duration(container: InputContainer, cut: str, source: Path | bytes, usual: float) -> DataError | None:
+    """A file without its tail: truncated unless its streams reach the announced duration (lost index only).
+
+    Packets that do not say how long they last (ASF) are given the ``usual`` time between pictures, seconds.
+    """
     if not container.duration:
         return DataError(Reason.TRUNCATED, cut)
     end, step = 0.0, 0.0
@@ -271,7 +275,7 @@ def _short_of_duration(container: InputContainer, cut: str, source: Path | bytes
             for packet in again.demux():
                 time = packet.pts if packet.pts is not None else packet.dts
                 if packet.size and time is not None and packet.time_base:
-                    length = float((packet.duration or 0) * packet.time_base)
+                    length = float((packet.duration or 0) * packet.time_base) or usual
                     end, step = max(end, float(time * packet.time_base) + length), max(step, length)
         except av.error.FFmpegError:
             pass

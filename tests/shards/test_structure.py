@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 
+import av
 import pytest
 
 from reelkin.core.errors import DataError, Reason
@@ -49,3 +50,18 @@ def test_a_gif_that_lacks_its_last_two_bytes_has_all_its_pictures(bases: Bases) 
     assert end_of(data[:-3])
     control = data.rindex(b"\x21\xf9\x04")
     assert end_of(data[: control + 7])  # a picture was announced
+
+
+def test_a_windows_media_file_that_lacks_padding_has_all_its_pictures(bases: Bases) -> None:
+    data = bases.data("media.wmv")
+    assert probe(data[:-4]).num_frames == 20
+    last_picture = data.rindex(probe_packets(data)[-1])
+    with pytest.raises(DataError) as caught:
+        probe(data[:last_picture])
+    assert caught.value.reason is Reason.TRUNCATED
+
+
+def probe_packets(data: bytes) -> list[bytes]:
+    """The video packets of a file, as PyAV alone reads them."""
+    with av.open(io.BytesIO(data)) as container:
+        return [bytes(packet) for packet in container.demux(video=0) if packet.size]
