@@ -44,13 +44,13 @@ class BuildConfig:
 
     layout: str = "files"
     """How the videos lie on the disk: files, frames (a folder of images is a video), npy (arrays N x H x W x C), or a
-    data set: fivr, vcdb, cc_web_video, evve, svd, ucf101, hmdb51, kinetics (see docs/datasets.md)."""
+    data set: fivr, fivr5k, vcdb, cc_web_video, evve, svd, ucf101, hmdb51, kinetics (see docs/datasets.md)."""
 
     ids: Path | None = None
-    """List of the ids that a data set should have, an id a line; those without a file are counted as missing."""
+    """Take exactly the ids of this file, an id a line: those without a file are missing, other files are left out."""
 
     annotations: tuple[Path, ...] = ()
-    """Annotation files of a data set that do not lie in their usual place below its folder."""
+    """Annotation files of a data set, instead of those below its folder."""
 
     pattern: str | None = None
     """Where the video of an id lies below the folder of a data set, for example "{id}/video.*"."""
