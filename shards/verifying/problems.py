@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -99,11 +100,13 @@ class Report:
                 return f"{self.folder} is whole as far as sizes, tables and headers tell; no data was read (--quick)"
             return f"{self.folder} is whole: every byte is as it was written"
         files = self.damaged_files
-        them = "them" if len(files) > 1 else "it"
+        there = [name for name in files if os.path.lexists(os.path.join(self.folder, name))]
+        it = "them" if len(there) > 1 else "it"
+        move = f"move {_some(there)} out of {self.folder} (or remove {it}) and " if there else ""
+        anew = "them" if len(files) > 1 else "it"
         return (
-            f"{self.folder} is damaged: {_some(files)}. {self._affected_in_words()}. Move {_some(files)} out of "
-            f"{self.folder} (or remove {them}) and run the same shards/build.py command again: it makes {them} anew "
-            "from the original videos and leaves the rest as it is"
+            f"{self.folder} is damaged: {_some(files)}. {self._affected_in_words()}. To repair it, {move}run the same "
+            f"shards/build.py command again: it makes {anew} anew from the original videos and leaves the rest as it is"
         )
 
     def _affected_in_words(self) -> str:

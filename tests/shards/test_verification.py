@@ -291,7 +291,7 @@ def test_doing_what_the_report_says_repairs_the_folder(built: BuildConfig, tmp_p
     data[len(data) // 2] ^= 1
     path.write_bytes(data)
     report = verify_shards(config.output)
-    assert f"Move {name} out of {config.output}" in report.verdict()
+    assert f"move {name} out of {config.output}" in report.verdict()
     path.rename(tmp_path / name)
     build(config)
     assert verify_shards(config.output).problems == []
@@ -374,6 +374,7 @@ def test_without_shards_json_the_rest_is_still_compared(made: Made) -> None:
     path.write_bytes(data)
     report = verify_shards(made.folder)
     assert report.damaged_files == [INDEX_NAME, path.name] and report.affected == [made.clips[4].video_id]
+    assert f"move {path.name} out of" in report.verdict()  # there is no shards.json to be moved
 
 
 def test_shards_json_cannot_name_files_elsewhere(made: Made) -> None:
@@ -566,7 +567,7 @@ def test_the_command_says_what_to_do_and_ends_with_one(made: Made, capsys: pytes
     assert command.main([str(made.folder), "--json", str(made.folder.parent / "list.json"), "--workers", "1"]) == 1
     said = capsys.readouterr().out.splitlines()[-1]
     assert "2 videos are affected: 'video 2.0', 'video 2.1'" in said
-    assert f"Move clips-000002.tar out of {made.folder}" in said and "same shards/build.py command again" in said
+    assert f"move clips-000002.tar out of {made.folder}" in said and "same shards/build.py command again" in said
     told = json.loads((made.folder.parent / "list.json").read_text())
     assert told["whole"] is False and told["affected"] == ["video 2.0", "video 2.1"]
     assert {problem["file"] for problem in told["problems"]} == {"clips-000002.tar"}
