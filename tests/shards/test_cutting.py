@@ -77,14 +77,14 @@ KINDS: dict[str, tuple[dict[str, Any], str]] = {
     "flash.flv": ({"codec": "flv1"}, "flv"),
     "old.avi": ({"codec": "msmpeg4"}, "avi"),
     "ntsc.mp4": ({"fps": 29.97, "options": {"bf": "3"}}, "mp4"),
-    "sound.mp4": ({"sound_seconds": 9.0}, "mp4"),
+    "sound.mp4": ({"sound_seconds": 7.0}, "mp4"),
 }
 
 
 @pytest.mark.parametrize("name", KINDS)
 def test_clips_one_after_the_other_show_the_whole_video(name: str, tmp_path: Path) -> None:
     settings, container = KINDS[name]
-    source = videos.make_video(tmp_path / name, seconds=9, pattern="noise", **settings)
+    source = videos.make_video(tmp_path / name, seconds=7, pattern="noise", **settings)
     clips = cut(source)
     assert len(clips) >= 3 and {clip.container for clip in clips} == {container}
     assert all(1.0 <= clip.duration_seconds <= 3.0 for clip in clips)
@@ -248,10 +248,9 @@ except OSError as error:
 """
 
 
-@pytest.mark.parametrize("limit", [1000, 200_000])
-def test_a_full_disk_is_an_oserror(limit: int, tmp_path: Path) -> None:
+def test_a_full_disk_is_an_oserror(tmp_path: Path) -> None:
     # a bound on the size of files stands for a full disk: errno EFBIG instead of ENOSPC
     source = videos.make_video(tmp_path / "a.mp4", seconds=9, pattern="noise", size=(320, 240))
-    command = [sys.executable, "-c", _FULL_DISK, str(source), str(tmp_path), str(limit)]
+    command = [sys.executable, "-c", _FULL_DISK, str(source), str(tmp_path), "200000"]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     assert done.stdout == "27\n"
