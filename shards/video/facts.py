@@ -16,7 +16,7 @@ from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 
 from ...core.errors import DataError
-from .container import Limits, extension_of, open_bytes, open_container, video_stream
+from .container import Limits, bound_pictures, extension_of, open_bytes, open_container, video_stream
 from .orientation import Orientation
 from .probe import probe
 from .structure import is_whole_mp4
@@ -43,6 +43,7 @@ def _facts_from_index(source: Path, limits: Limits) -> dict[str, Any] | None:
         with open_container(source) as container:
             stream = video_stream(container)
             limits.check_size(stream.codec_context.width, stream.codec_context.height)
+            bound_pictures(stream, limits)
             step = _regular_step(stream, size)
             first = _first_picture(container, stream) if step else None
             if step is None or first is None:

@@ -72,7 +72,7 @@ def is_whole_mp4(file: Readable, size: int) -> bool:
         return False
     boxes = list(_walk_boxes(file, size))
     kinds = {kind for kind, _ in boxes}
-    return boxes[-1][1] <= size and b"moov" in kinds and not kinds & {b"moof", b"sidx"}
+    return bool(boxes) and boxes[-1][1] <= size and b"moov" in kinds and not kinds & {b"moof", b"sidx"}
 
 
 def _missing(what: str, announced: int, size: int) -> str:
