@@ -33,7 +33,9 @@ _REAP_SECONDS = 10.0  # a killed child that a dead network disk holds may never 
 _AHEAD = 4  # files per child that are asked for before their turn
 _LONGEST_ANSWER = 16 << 20
 _LONGEST_DETAIL = 1000
-_FILES_PER_CHILD = 5000  # none of the decoders is known to leak; should one, it is bounded
+_FILES_PER_CHILD = 1000  # the heap gains some 0.5 KB a file by its holes; a leak would be bounded as well
+# glibc keeps large blocks among small ones after a while, and pictures of many sizes then break up the heap.
+_MALLOC = {"MALLOC_MMAP_THRESHOLD_": "131072", "MALLOC_TRIM_THRESHOLD_": "131072"}
 
 
 # Beside the fixed allowance, a file has time for its size: reading only, or decoding all of it.
@@ -211,6 +213,7 @@ class _Child:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._errors,
+            env={**_MALLOC, **os.environ},
             start_new_session=True,
         )
         self.alive = True

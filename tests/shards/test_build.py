@@ -6,10 +6,8 @@ import json
 import os
 import resource
 import shutil
-import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -243,27 +241,6 @@ def test_a_full_disk_names_the_file_and_leaves_nothing_half_written(made: Path, 
     assert run(*arguments).returncode == 0  # after making room
     build(BuildConfig((made,), tmp_path / "reference", shard_videos=4, workers=1))
     assert contents(tmp_path / "out") == contents(tmp_path / "reference")
-
-
-@pytest.mark.slow
-def test_a_build_killed_at_any_time_goes_on_to_the_same_bytes(made: Path, tmp_path: Path) -> None:
-    folder = tmp_path / "in"
-    folder.mkdir()
-    for number in range(60):
-        shutil.copy(made / "one.mp4", folder / f"{number}.mp4")
-    config = BuildConfig((folder,), tmp_path / "reference", shard_videos=2, workers=1)
-    build(config)
-    line = [sys.executable, str(SCRIPT), "--videos", str(folder), "--shard-videos", "2", "--workers", "1", "--output"]
-    for turn, shards_before_kill in enumerate((0, 1, 7, 15, 29)):
-        out = tmp_path / f"out{turn}"
-        process = subprocess.Popen([*line, str(out)], stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
-        limit = time.monotonic() + 60
-        while process.poll() is None and len(list(out.glob("*.tar"))) < shards_before_kill and time.monotonic() < limit:
-            time.sleep(0.002)
-        process.send_signal(signal.SIGKILL)
-        process.wait()
-        assert subprocess.run([*line, str(out)], capture_output=True, timeout=120).returncode == 0
-        assert contents(out) == contents(tmp_path / "reference")
 
 
 @pytest.mark.slow

@@ -204,7 +204,9 @@ def test_the_remove_command_fails_for_unknown_ids_after_taking_out_the_others(fo
 
     assert run("out").returncode == 2
     dry = run("out", "--ids-file", "ids.txt", "--dry-run")
-    assert dry.returncode == 0 and "1 of 2 ids are known; 1 shards" in dry.stdout and state(tmp_path / "out")["vp9"] == ""
+    assert (
+        dry.returncode == 0 and "1 of 2 ids are known; 1 shards" in dry.stdout and state(tmp_path / "out")["vp9"] == ""
+    )
     done = run("out", "--ids-file", "ids.txt", "--video-ids", "one")
     assert done.returncode == 1 and "1 ids have no row in out: 'nobody'" in done.stderr
     assert "taken out: 2 videos; written anew: clips-000000.tar" in done.stdout
