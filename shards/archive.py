@@ -11,6 +11,7 @@ two blocks of zeros at the end, the whole padded with zeros to a record of 10,24
 
 from __future__ import annotations
 
+import hashlib
 import os
 import re
 import tarfile
@@ -162,8 +163,9 @@ class Archive:
 
     Args:
         path: the shard, a regular file.
-        digest: a hash object that is fed every byte of the file in order; without it the data of members that nobody
-            asks for is not read.
+        digest: a hash object that is fed every byte of the file in order, but for those of videos.
+
+    The data of members that nobody asks for is not read, unless the hash needs it.
 
     Attributes:
         size: of the file, bytes.
@@ -245,32 +247,28 @@ class Archive:
     def data(self, member: Member) -> Iterator[memoryview]:
         """The bytes of the latest member in chunks of at most 1 MiB, each valid until the next is asked for."""
         while self.position < member.offset + member.size:
-            yield self._take(min(_CHUNK_BYTES, member.offset + member.size - self.position))
+            yield self._take(min(_CHUNK_BYTES, member.offset + member.size - self.position), _counts(member))
 
     def skip_to(self, offset: int) -> None:
         """Go on at byte ``offset``, where a video's header should stand; not before `position`."""
-        self._pass_over(min(offset, self.size))
+        self.position = max(self.position, min(offset, self.size))
         self._last = self._pending = None
-
-    def skip_to_end(self) -> None:
-        """Pass over all that is left, so that the hash holds the whole file."""
-        self.skip_to(self.size)
 
     def _finish_member(self) -> None:
         member, self._pending = self._pending, None
         if member is None:
             return
-        self._pass_over(member.offset + member.size)
+        self._pass_over(member)
         if bytes(self._take(member.end - self.position)).strip(b"\0"):
             raise self._wrong(member.offset + member.size, f"padding of {member.name} that is not zero")
 
-    def _pass_over(self, offset: int) -> None:
-        if self._digest is None:
-            self.position = max(self.position, offset)
-        while self.position < offset:
-            self._take(min(_CHUNK_BYTES, offset - self.position))
+    def _pass_over(self, member: Member) -> None:
+        if self._digest is None or not _counts(member):
+            self.position = max(self.position, member.offset + member.size)
+        for _ in self.data(member):
+            pass
 
-    def _take(self, length: int) -> memoryview:
+    def _take(self, length: int, hashed: bool = True) -> memoryview:
         """The next ``length`` bytes, at most 1 MiB, in the one buffer of this object."""
         done = 0
         while done < length:
@@ -281,7 +279,7 @@ class Archive:
                 raise ArchiveError(self._path, self.position, why, readable=False) from error
             if not count:
                 raise ArchiveError(self._path, self.position, "the file has become shorter", readable=False)
-            if self._digest is not None:
+            if self._digest is not None and hashed:
                 self._digest.update(self._buffer[done : done + count])
             done += count
             self.position += count
@@ -289,6 +287,27 @@ class Archive:
 
     def _wrong(self, offset: int, found: str) -> ArchiveError:
         return ArchiveError(self._path, offset, found)
+
+
+def _counts(member: Member) -> bool:
+    """Whether a member's data goes into the hash of the structure: JSON members do, and hold the hashes of videos."""
+    return member.extension == "json"
+
+
+def structure_sha256(path: Path) -> str:
+    """SHA-256 of all bytes of a shard but those of the videos.
+
+    The JSON members are in it, with the hash of each video: so it names the content of the whole shard, and every byte
+    is hashed once when a shard is written or verified.
+
+    Raises:
+        ArchiveError: the shard is not as the writer makes them.
+    """
+    digest = hashlib.sha256()
+    with Archive(path, digest) as archive:
+        for _ in archive:
+            pass
+    return digest.hexdigest()
 
 
 def read_members(path: Path) -> list[Member]:

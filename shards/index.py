@@ -29,11 +29,11 @@ _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 @dataclass(frozen=True, slots=True)
 class ShardEntry:
-    """One shard as ``shards.json`` describes it: file name, size in bytes, SHA-256, number of clips."""
+    """One shard as ``shards.json`` describes it: name, size in bytes, `archive.structure_sha256`, number of clips."""
 
     name: str
     bytes: int
-    sha256: str
+    structure_sha256: str
     num_clips: int
 
 
@@ -120,7 +120,7 @@ def _entry(value: Any) -> ShardEntry:
         raise ValueError(f"{name!r} is no shard's name")
     if type(size) is not int or type(num_clips) is not int or size < 0 or num_clips < 1:
         raise ValueError(f"{name} has bytes {size!r} and num_clips {num_clips!r}")
-    return ShardEntry(name, size, _sha256(value["sha256"]), num_clips)
+    return ShardEntry(name, size, _sha256(value["structure_sha256"]), num_clips)
 
 
 def _sha256(value: Any) -> str:

@@ -47,18 +47,22 @@ class Section:
 
 
 class _HashingFile:
-    """Counts and hashes what is written; can go back to an earlier state, which is how half a member is taken out."""
+    """Counts what is written, and hashes all but the videos, which have hashes of their own; can go back to an earlier
+    state, which is how half a member is taken out."""
 
     def __init__(self, file: IO[bytes]) -> None:
         self._file = file
         self.position = 0
         self.hash = hashlib.sha256()
 
-    def write(self, data: bytes | memoryview) -> int:
+    def write(self, data: bytes) -> None:
         self._file.write(data)
         self.hash.update(data)
         self.position += len(data)
-        return len(data)
+
+    def write_video(self, data: memoryview) -> None:
+        self._file.write(data)
+        self.position += len(data)
 
     def state(self) -> tuple[int, Any]:
         return self.position, self.hash.copy()
@@ -75,7 +79,8 @@ class ShardWriter:
 
     Attributes:
         num_clips: clips added so far.
-        bytes, sha256: of the whole archive; valid after the ``with`` statement.
+        bytes, structure_sha256: size of the archive, and hash of all but the videos (see `archive.structure_sha256`);
+            valid after the ``with`` statement.
     """
 
     def __init__(self, file: IO[bytes]) -> None:
@@ -84,7 +89,7 @@ class ShardWriter:
         self._buffer = memoryview(bytearray(_COPY_BYTES))
         self.num_clips = 0
         self.bytes = 0
-        self.sha256 = ""
+        self.structure_sha256 = ""
 
     @contextmanager
     def all_or_none(self) -> Iterator[None]:
@@ -138,7 +143,7 @@ class ShardWriter:
                 raise DataError(
                     Reason.UNREADABLE, f"the file shrank while it was copied ({left} of {size} bytes missing)"
                 )
-            self._out.write(part[:got])
+            self._out.write_video(part[:got])
             digest.update(part[:got])
             left -= got
         self._pad(size)
@@ -159,7 +164,7 @@ class ShardWriter:
         """Write the end of the archive."""
         self._out.write(bytes(2 * BLOCK))
         self._out.write(bytes(-self._out.position % RECORD))
-        self.bytes, self.sha256 = self._out.position, self._out.hash.hexdigest()
+        self.bytes, self.structure_sha256 = self._out.position, self._out.hash.hexdigest()
 
 
 @contextmanager
@@ -177,7 +182,7 @@ def writing_shard(path: Path) -> Iterator[ShardWriter]:
             yield writer
             if not writer.num_clips:
                 raise _NothingWritten
-            if not writer.sha256:
+            if not writer.structure_sha256:
                 writer.finish()
     except _NothingWritten:
         pass

@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from ...core.errors import ReelkinError
-from ...core.files import publish_text, read_json, sha256_file
+from ...core.files import publish_text, read_json
+from ..archive import structure_sha256
 from ..manifest import ClipRow, VideoRow
 from .plan import SHARD_DIGITS, shard_name
 
@@ -25,7 +26,7 @@ class Record:
 
     Attributes:
         inputs_sha256: `plan.Group.sha256`.
-        shard: name, bytes, sha256 and num_clips as in shards.json; None when no input of the group was usable.
+        shard: name, bytes, structure_sha256 and num_clips as in shards.json; None when no input was usable.
         videos: a row per input.
         clips: a row per clip, in the order of the tar.
         becoming: the record of the shard that is about to replace this one (videos are being taken out), or None.
@@ -96,7 +97,7 @@ def settle(output: Path, number: int, record: Record) -> Record:
     if after is None:
         return record
     path = output / shard_name(number)
-    if path.exists() if after.shard is None else sha256_file(path) != after.shard["sha256"]:
+    if path.exists() if after.shard is None else structure_sha256(path) != after.shard["structure_sha256"]:
         record.becoming = None  # it was never exchanged
         return record
     write_record(output, number, after)

@@ -151,7 +151,12 @@ def _kept_clips(path: Path, kept: dict[str, dict[str, Any]]) -> Iterator[tuple[d
 
 
 def _shard(path: Path, writer: ShardWriter) -> dict[str, Any]:
-    return {"name": path.name, "bytes": writer.bytes, "sha256": writer.sha256, "num_clips": writer.num_clips}
+    return {
+        "name": path.name,
+        "bytes": writer.bytes,
+        "structure_sha256": writer.structure_sha256,
+        "num_clips": writer.num_clips,
+    }
 
 
 def _without(row: dict[str, Any]) -> dict[str, Any]:

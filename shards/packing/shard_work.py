@@ -84,7 +84,7 @@ class ShardBuilder:
             shard = {
                 "name": group.shard_name,
                 "bytes": writer.bytes,
-                "sha256": writer.sha256,
+                "structure_sha256": writer.structure_sha256,
                 "num_clips": writer.num_clips,
             }
         write_record(output, group.number, Record.of(group.sha256, shard, videos, clips))

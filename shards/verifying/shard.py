@@ -100,16 +100,17 @@ class _ShardCheck:
         self._report_missing()
         if self._entry is not None and not self._found.problems and self._found.num_clips != self._entry.num_clips:
             self._problem(f"holds {self._found.num_clips} clips; shards.json says {self._entry.num_clips}")
-        if digest is not None and self._differs(size, digest.hexdigest()):
-            if not self._found.problems:  # no clip's bytes, so it may be any clip's facts
-                self._found.affected.update(row.video_id for row in self._rows)
-            self._problem("not as written (SHA-256 differs)")
+        if digest is not None and not self._found.problems and self._differs(size, digest.hexdigest()):
+            self._found.affected.update(row.video_id for row in self._rows)  # it may be any clip's facts
+            self._problem("not as written (the hash of its structure differs)")
         self._advance(max(0, size - self._reported))
         return self._found
 
-    def _differs(self, size: int, sha256: str) -> bool:
+    def _differs(self, size: int, structure_sha256: str) -> bool:
         """Whether the shard is another one of the same size; that it has another size was said before."""
-        return self._entry is not None and size == self._entry.bytes and sha256 != self._entry.sha256
+        return (
+            self._entry is not None and size == self._entry.bytes and structure_sha256 != self._entry.structure_sha256
+        )
 
     def _size(self) -> int | None:
         try:
@@ -142,7 +143,6 @@ class _ShardCheck:
                 ahead = [offset for offset in ahead if archive.position <= offset < archive.size]
                 self._row = self._video = self._json = None
                 if not ahead:
-                    archive.skip_to_end()
                     return
                 archive.skip_to(ahead[0])
 

@@ -10,6 +10,7 @@ from typing import Any
 import pyarrow as pa
 
 from reelkin.core.files import publish_json, publish_table, sha256_file
+from reelkin.shards.archive import ArchiveError, structure_sha256
 from reelkin.shards.index import FORMAT, INDEX_NAME, TABLES, VERSION, sealed
 from reelkin.shards.manifest import OK, REJECTED, ClipRow, VideoRow
 from reelkin.shards.writer import writing_shard
@@ -56,7 +57,12 @@ class ShardSetMaker:
                 self.clips.append(ClipRow(*row))
             self.videos += [VideoRow(f"video {shard}.{n}", OK, num_clips=2, num_frames=50) for n in range(2)]
         self.shards.append(
-            {"name": name, "bytes": writer.bytes, "sha256": writer.sha256, "num_clips": writer.num_clips}
+            {
+                "name": name,
+                "bytes": writer.bytes,
+                "structure_sha256": writer.structure_sha256,
+                "num_clips": writer.num_clips,
+            }
         )
 
     def write(self) -> None:
@@ -68,5 +74,8 @@ class ShardSetMaker:
         for shard in self.shards:
             if shard["name"] == name:
                 shard["bytes"] = (self.folder / name).stat().st_size
-                shard["sha256"] = sha256_file(self.folder / name)
+                try:
+                    shard["structure_sha256"] = structure_sha256(self.folder / name)
+                except ArchiveError:
+                    shard["structure_sha256"] = "0" * 64  # no shard has one; what is wrong with it is found before
         self.write()
