@@ -26,7 +26,6 @@ from imageio_ffmpeg import get_ffmpeg_exe
 
 from reelkin.shards.packing.building import build
 from reelkin.shards.packing.config import BuildConfig
-from reelkin.shards.sources.files import VIDEO_EXTENSIONS
 from reelkin.tests.helpers import videos as made
 
 BLOCK = 1 << 20
@@ -38,9 +37,9 @@ def lengthened(source: Path, target: Path, seconds: float) -> None:
     subprocess.run([*line, "-c", "copy", "-t", str(seconds), str(target)], check=True, timeout=120)
 
 
-def corpus(folder: Path, videos: Path | None, gigabytes: float, seconds: float) -> list[Path]:
+def corpus(folder: Path, videos: Path | None, gigabytes: float, seconds: float, kinds: list[str]) -> list[Path]:
     """Files of about so many bytes in all: lengthened videos, some of them several times under other names."""
-    originals = sorted(p for p in videos.iterdir() if p.suffix.lower() in VIDEO_EXTENSIONS) if videos else []
+    originals = sorted(p for p in videos.iterdir() if p.suffix.lower() in kinds) if videos else []
     if not originals:
         for number in range(6):
             path = folder / f"made{number}.mp4"
@@ -85,13 +84,14 @@ def main() -> None:
     parser.add_argument("--videos", type=Path, default=shared if shared.is_dir() else None)
     parser.add_argument("--gigabytes", type=float, default=4.0)
     parser.add_argument("--seconds", type=float, default=120.0, help="least length of a video")
+    parser.add_argument("--kinds", nargs="+", default=[".mp4", ".webm"], help="extensions of videos to take")
     parser.add_argument("--turns", type=int, default=3)
     parser.add_argument("--folder", type=Path, default=None, help="where to work; default the temporary folder")
     options = parser.parse_args()
     cores = len(os.sched_getaffinity(0))
     with tempfile.TemporaryDirectory(dir=options.folder) as name:
         folder = Path(name)
-        files = corpus(folder, options.videos, options.gigabytes, options.seconds)
+        files = corpus(folder, options.videos, options.gigabytes, options.seconds, options.kinds)
         size = sum(path.stat().st_size for path in files)
         print(
             f"{len(files)} files, {size / 1e9:.2f} GB, {size / len(files) / 1e6:.1f} MB each, {cores} cores", flush=True

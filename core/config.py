@@ -23,6 +23,7 @@ import tyro
 
 from .errors import ExitCode, ReelkinError
 from .launched import launched_rank
+from .logs import one_line
 
 __all__ = ["as_dict", "command", "launched_rank", "parse"]
 
@@ -72,6 +73,11 @@ def _description(config_class: Any, example: str) -> str:
     return f"{text}\n\nExample: {example}"
 
 
+def _safe(error: Exception) -> str:
+    """The message with what a file's name may hold written as escapes; its own line ends stay."""
+    return "\n".join(one_line(line) for line in str(error).split("\n"))
+
+
 def command(main: Callable[[Sequence[str] | None], int]) -> Callable[..., int]:
     """Wrap an entry script's ``main(argv) -> exit code``: what it raises becomes a message and an exit code.
 
@@ -90,7 +96,7 @@ def command(main: Callable[[Sequence[str] | None], int]) -> Callable[..., int]:
         except ReelkinError as error:
             if os.environ.get("REELKIN_TRACEBACK"):
                 traceback.print_exc()
-            print(f"error: {error}", file=sys.stderr, flush=True)
+            print(f"error: {_safe(error)}", file=sys.stderr, flush=True)
             return int(ExitCode.USAGE if isinstance(error, ValueError) else ExitCode.FAILED)
         except KeyboardInterrupt:
             print("stopped on request; run the same command again to go on", file=sys.stderr, flush=True)

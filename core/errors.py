@@ -36,6 +36,7 @@ class Reason(StrEnum):
     BAD_DIMENSIONS = "bad-dimensions"
     TOO_LARGE = "too-large"
     TOO_LONG = "too-long"
+    BAD_FRAMES = "bad-frames"
     DUPLICATE_ID = "duplicate-id"
     BAD_ID = "bad-id"
     TIMEOUT = "timeout"
@@ -62,6 +63,7 @@ _MEANINGS: dict[Reason, str] = {
     Reason.BAD_DIMENSIONS: "the picture's width or height is zero or over the limit",
     Reason.TOO_LARGE: "the file is larger than a shard member may be",
     Reason.TOO_LONG: "the video is longer than the limit",
+    Reason.BAD_FRAMES: "the images of a folder, or the values of an array, do not make a video",
     Reason.DUPLICATE_ID: "another input already bears this id",
     Reason.BAD_ID: "the id is empty, holds control characters, or begins or ends with a space",
     Reason.TIMEOUT: "probing or decoding took longer than the limit",

@@ -134,9 +134,13 @@ class ShardSet:
             ReelkinError: the shard's bytes are not those that were written.
         """
         rows = self.clips_of(shard_name)
-        with _Archive(self.folder / shard_name) as archive:
+        with _Archive(self.folder / shard_name, self._sizes[shard_name]) as archive:
             for row in rows:
                 yield archive.read(row)
+
+    @cached_property
+    def _sizes(self) -> dict[str, int]:
+        return {shard["name"]: int(shard["bytes"]) for shard in self.info["shards"]}
 
     @cached_property
     def _row_numbers(self) -> dict[str, list[int]]:
@@ -157,7 +161,7 @@ class ShardSet:
         clips = []
         for number in self._row_numbers[video_id]:
             (row,) = from_table(self._clips.slice(number, 1), ClipRow)
-            with _Archive(self.folder / row.shard) as archive:
+            with _Archive(self.folder / row.shard, self._sizes[row.shard]) as archive:
                 clips.append(archive.read(row))
         return sorted(clips, key=lambda clip: clip.start_seconds)
 
@@ -205,14 +209,18 @@ def _check_sizes(folder: Path, index: Index) -> None:
 class _Archive:
     """Reads members at known offsets; the tar header before each confirms that the offset is right."""
 
-    def __init__(self, path: Path) -> None:
-        self._path = path
+    def __init__(self, path: Path, size: int) -> None:
+        self._path, self._size = path, size
 
     def __enter__(self) -> _Archive:
         try:
             self._descriptor = os.open(self._path, os.O_RDONLY)
         except OSError as error:
             raise ReelkinError(f"cannot read {self._path}: {error.strerror}") from error
+        found = os.fstat(self._descriptor).st_size
+        if found != self._size:  # it was whole when the set was opened
+            os.close(self._descriptor)
+            raise ReelkinError(f"{self._path} has {found} bytes instead of {self._size}; {REPAIR}")
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -20,6 +21,7 @@ from .archive import BLOCK, EXTENSION, KEY, MEMBER_LIMIT_BYTES, RECORD, member_h
 from .video.container import open_bytes
 
 _COPY_BYTES = 1 << 20
+_WRITE_BACK_BYTES = 32 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +54,7 @@ class _HashingFile:
 
     def __init__(self, file: IO[bytes]) -> None:
         self._file = file
-        self.position = 0
+        self.position = self._on_its_way = 0
         self.hash = hashlib.sha256()
 
     def write(self, data: bytes) -> None:
@@ -63,6 +65,12 @@ class _HashingFile:
     def write_video(self, data: memoryview) -> None:
         self._file.write(data)
         self.position += len(data)
+        if self.position - self._on_its_way >= _WRITE_BACK_BYTES:
+            # Begins to write to the disk what the page cache holds, so that there is little to wait for at the end.
+            self._file.flush()
+            length = self.position - self._on_its_way
+            os.posix_fadvise(self._file.fileno(), self._on_its_way, length, os.POSIX_FADV_DONTNEED)
+            self._on_its_way = self.position
 
     def state(self) -> tuple[int, Any]:
         return self.position, self.hash.copy()

@@ -20,6 +20,7 @@ from ...core.errors import ReelkinError
 from ...core.files import read_table, temporary_beside
 from ...core.progress import in_words
 from ..video.isolation import ProbePool
+from ..writer import MEMBER_LIMIT_BYTES
 from .config import BuildConfig
 from .merging import Outcome, merge
 from .plan import Group, Plan
@@ -100,7 +101,7 @@ def _build_share(config: BuildConfig, plan: Plan, engine: Engine) -> None:
         limits=config.limits,
         timeout_seconds=config.timeout_seconds,
         memory_bytes=config.memory_bytes,
-        write_bytes=None,
+        write_bytes=MEMBER_LIMIT_BYTES,  # no clip may be larger
     )
     with _scratch(config.output) as scratch, pool, watched.progress() as progress:
         builder = ShardBuilder(config, pool, 1 + -(-workers // threads), read_removed(config.output), scratch, progress)

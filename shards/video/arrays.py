@@ -39,7 +39,7 @@ def pack_array(path: Path, output: Path, *, frame_rate: float, limits: Limits) -
         limits: largest picture, longest video.
 
     Raises:
-        DataError: MISSING, UNREADABLE, EMPTY_FILE; NOT_A_VIDEO (no ``.npy`` file, objects, another type, rank or
+        DataError: MISSING, UNREADABLE, EMPTY_FILE; BAD_FRAMES (no ``.npy`` file, objects, another type, rank or
             number of channels, an unclear or wrong range, NaN); TRUNCATED; NO_FRAMES; BAD_DIMENSIONS; TOO_LONG.
         OSError: ``output`` cannot be written.
         ValueError: the frame rate is out of range.
@@ -110,7 +110,7 @@ class _Array:
 def _header(file: IO[bytes], size: int, path: Path) -> _Array:
     try:
         if file.read(len(_MAGIC)) != _MAGIC:
-            raise DataError(Reason.NOT_A_VIDEO, "the first bytes are not those of a .npy file")
+            raise DataError(Reason.BAD_FRAMES, "the first bytes are not those of a .npy file")
         file.seek(0)
         version = np.lib.format.read_magic(file)
         if version == (1, 0):
@@ -124,9 +124,9 @@ def _header(file: IO[bytes], size: int, path: Path) -> _Array:
     except Exception as error:  # NumPy reads the header as Python source and raises what that raises
         raise DataError(Reason.DAMAGED, f"the header of the .npy file is unusable ({str(error)[:200]})") from None
     if dtype.hasobject:
-        raise DataError(Reason.NOT_A_VIDEO, "an array of Python objects, which is not opened; store numbers")
+        raise DataError(Reason.BAD_FRAMES, "an array of Python objects, which is not opened; store numbers")
     if dtype != np.uint8 and dtype.kind != "f":
-        raise DataError(Reason.NOT_A_VIDEO, f"values of type {dtype}; store pictures as uint8 or as floating point")
+        raise DataError(Reason.BAD_FRAMES, f"values of type {dtype}; store pictures as uint8 or as floating point")
     _check_shape(shape)
     needed = file.tell() + int(np.prod(shape, dtype=object)) * dtype.itemsize
     if needed > size:
@@ -140,13 +140,13 @@ def _check_shape(shape: tuple[int, ...]) -> None:
         raise DataError(Reason.DAMAGED, f"the header of the .npy file is unusable (an array of {text})")
     if len(shape) == 4 and shape[3] not in (1, 3):
         hint = "; transpose N x C x H x W" if shape[1] in (1, 3) else ""
-        raise DataError(Reason.NOT_A_VIDEO, f"an array of {text}: the last dimension must be 1 or 3 channels{hint}")
+        raise DataError(Reason.BAD_FRAMES, f"an array of {text}: the last dimension must be 1 or 3 channels{hint}")
     if len(shape) == 3 and shape[2] in (1, 3, 4):
         raise DataError(
-            Reason.NOT_A_VIDEO, f"an array of {text}: a single picture or a narrow video; store N x H x W x C"
+            Reason.BAD_FRAMES, f"an array of {text}: a single picture or a narrow video; store N x H x W x C"
         )
     if len(shape) not in (3, 4):
-        raise DataError(Reason.NOT_A_VIDEO, f"an array of {text}: pictures are N x H x W x C or N x H x W")
+        raise DataError(Reason.BAD_FRAMES, f"an array of {text}: pictures are N x H x W x C or N x H x W")
     if not shape[0]:
         raise DataError(Reason.NO_FRAMES, f"an array of {text} holds no picture")
 
@@ -159,13 +159,13 @@ def _scale(array: _Array) -> float:
     for number, picture in enumerate(array.pictures()):
         least, most = float(picture.min(initial=np.inf)), float(picture.max(initial=-np.inf))
         if not np.isfinite([least, most]).all():
-            raise DataError(Reason.NOT_A_VIDEO, f"picture {number} holds values that are not finite numbers")
+            raise DataError(Reason.BAD_FRAMES, f"picture {number} holds values that are not finite numbers")
         low, high = min(low, least), max(high, most)
     if low < 0 or high > _BYTES_UP_TO:
-        raise DataError(Reason.NOT_A_VIDEO, f"values from {low:g} to {high:g}; pictures are 0..1 or 0..255")
+        raise DataError(Reason.BAD_FRAMES, f"values from {low:g} to {high:g}; pictures are 0..1 or 0..255")
     if _UNIT_UP_TO < high < _BYTES_FROM:
         text = f"values up to {high:g} may be of 0..1 or of 0..255; bring them to 0..1, or store uint8"
-        raise DataError(Reason.NOT_A_VIDEO, text)
+        raise DataError(Reason.BAD_FRAMES, text)
     return 255.0 if high <= _UNIT_UP_TO else 1.0
 
 

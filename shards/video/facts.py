@@ -45,6 +45,8 @@ def _facts_from_index(source: Path, limits: Limits) -> dict[str, Any] | None:
             stream = video_stream(container)
             limits.check_size(stream.codec_context.width, stream.codec_context.height)
             bound_pictures(stream, limits)
+            # The picture is looked at for what it is, not for its pixels.
+            stream.codec_context.options = {**stream.codec_context.options, "skip_loop_filter": "all"}
             rows = _index(stream, size)
             first = _first_picture(container, stream) if rows else None
             if first is None or first.pts is None:

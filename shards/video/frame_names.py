@@ -65,7 +65,7 @@ def frame_times(names: Iterable[str], how: FrameNames, frame_rate: Fraction) -> 
         Names with their times in seconds, ascending, the first at 0.
 
     Raises:
-        DataError: NO_FRAMES for no names; NOT_A_VIDEO, with the name, when one bears no value, another prefix, or
+        DataError: NO_FRAMES for no names; BAD_FRAMES, with the name, when one bears no value, another prefix, or
             the value of another (``1.jpg`` and ``01.jpg``).
     """
     stems = {name: os.path.splitext(name)[0] for name in sorted(names)}
@@ -78,12 +78,12 @@ def frame_times(names: Iterable[str], how: FrameNames, frame_rate: Fraction) -> 
     for name, one in read.items():
         if one.prefix.casefold() != first.prefix.casefold():
             raise DataError(
-                Reason.NOT_A_VIDEO,
+                Reason.BAD_FRAMES,
                 f"{first_name!r} and {name!r} are not named alike: what stands before the {_NOUNS[chosen]} differs; "
                 "keep one video a folder",
             )
         if one.value in seen:
-            raise DataError(Reason.NOT_A_VIDEO, f"{seen[one.value]!r} and {name!r} bear the same {_NOUNS[chosen]}")
+            raise DataError(Reason.BAD_FRAMES, f"{seen[one.value]!r} and {name!r} bear the same {_NOUNS[chosen]}")
         seen[one.value] = name
     step = 1 / frame_rate if chosen == "number" else Fraction(1)
     earliest = min(seen)
@@ -113,7 +113,7 @@ def _read(name: str, stem: str, how: Literal["number", "seconds", "milliseconds"
         match = _NUMBER.fullmatch(stem)
         if match:
             return _Read(match["prefix"], _value(name, match["value"]))
-        raise DataError(Reason.NOT_A_VIDEO, f"{name!r} does not end in a number; every picture's name must")
+        raise DataError(Reason.BAD_FRAMES, f"{name!r} does not end in a number; every picture's name must")
     clock = _CLOCK.fullmatch(stem) if how == "seconds" else None
     if clock:
         whole = int(clock["hours"]) * 3600 + int(clock["minutes"]) * 60 + int(clock["seconds"])
@@ -122,10 +122,10 @@ def _read(name: str, stem: str, how: Literal["number", "seconds", "milliseconds"
     if match and match["unit"] in ("", "s" if how == "seconds" else "ms"):
         value = _value(name, match["value"])
         return _Read(match["prefix"], value if how == "seconds" else value / 1000)
-    raise DataError(Reason.NOT_A_VIDEO, f"{name!r} is not a time in {how}; every picture's name must end in one")
+    raise DataError(Reason.BAD_FRAMES, f"{name!r} is not a time in {how}; every picture's name must end in one")
 
 
 def _value(name: str, digits: str) -> Fraction:
     if len(digits) > _MOST_DIGITS:
-        raise DataError(Reason.NOT_A_VIDEO, f"{name!r}: a number of {len(digits)} digits")
+        raise DataError(Reason.BAD_FRAMES, f"{name!r}: a number of {len(digits)} digits")
     return Fraction(digits)

@@ -46,7 +46,7 @@ def read_image(path: Path, limits: Limits) -> JpegImage:
     several pages the first is taken.
 
     Raises:
-        DataError: with the file's name; MISSING, UNREADABLE, EMPTY_FILE, TOO_LARGE, NOT_A_VIDEO (no image),
+        DataError: with the file's name; MISSING, UNREADABLE, EMPTY_FILE, TOO_LARGE, BAD_FRAMES (no image),
             TRUNCATED, DAMAGED, BAD_DIMENSIONS. The pixels of a JPEG that is taken as it is are not looked at.
     """
     try:
@@ -142,7 +142,7 @@ def _decoded(data: bytes, limits: Limits) -> np.ndarray:
     except DataError:
         raise
     except Image.UnidentifiedImageError:
-        raise DataError(Reason.NOT_A_VIDEO, "not an image of a format that is read here") from None
+        raise DataError(Reason.BAD_FRAMES, "not an image of a format that is read here") from None
     except Image.DecompressionBombError:
         raise DataError(Reason.BAD_DIMENSIONS, "the picture is over the limit of pixels") from None
     except MemoryError:

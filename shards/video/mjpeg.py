@@ -61,7 +61,7 @@ class MjpegWriter:
         limits: longest video.
 
     Raises:
-        DataError: TOO_LONG; NOT_A_VIDEO when two pictures are closer than a microsecond.
+        DataError: TOO_LONG; BAD_FRAMES when two pictures are closer than a microsecond.
         OSError: the disk is full, or the file cannot be written.
     """
 
@@ -73,7 +73,7 @@ class MjpegWriter:
         ticks = np.array([round(time / self._base) for time in times], np.int64)
         steps = np.diff(ticks)
         if (steps <= 0).any():
-            raise DataError(Reason.NOT_A_VIDEO, "two pictures are less than a microsecond apart")
+            raise DataError(Reason.BAD_FRAMES, "two pictures are less than a microsecond apart")
         scale = self._base.denominator * max(1, 2 * _FINEST_ENOUGH // self._base.denominator)
         if len(steps) and int(steps.max()) * self._base * scale >= _MOST_TICKS:
             raise DataError(Reason.TOO_LONG, "the time between two pictures is longer than an MP4 can say")

@@ -27,11 +27,11 @@ from .preparing import prepare
 _GRACE_SECONDS = 5.0
 _ADVICE = "Make room or check the permissions, then run the same command again: what was published before is kept"
 _OPEN_FILES = 64
-_FAILED_READING = (errno.EIO, errno.ESTALE, errno.ETIMEDOUT)  # a disk or a server that holds the input
+_DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG)  # of the disk that clips are written to
 _PR_SET_PDEATHSIG = 1  # <linux/prctl.h>
 
 
-def answer(request: dict[str, Any], limits: Limits) -> dict[str, Any]:
+def answer(request: dict[str, Any], limits: Limits, write_bytes: int | None = None) -> dict[str, Any]:
     """Look at one input: its facts and clips, the reason for which it is rejected, or a failure that is not its own."""
     fields = {field.name: request[field.name] for field in dataclasses.fields(Request)}
     try:
@@ -41,9 +41,15 @@ def answer(request: dict[str, Any], limits: Limits) -> dict[str, Any]:
     except MemoryError as error:
         return {"reason": Reason.DECODER_DIED.value, "detail": str(out_of_memory(error))}
     except OSError as error:
-        if error.errno in _FAILED_READING:
-            return {"reason": Reason.UNREADABLE.value, "detail": error.strerror or str(error)}
-        return {"failure": f"cannot write {request['scratch']}: {error.strerror or error}. {_ADVICE}"}
+        text = error.strerror or str(error)
+        if error.errno == errno.EFBIG and resource.getrlimit(resource.RLIMIT_FSIZE)[0] == write_bytes:
+            return {
+                "reason": Reason.TOO_LARGE.value,
+                "detail": f"a clip of it would be larger than {write_bytes} bytes",
+            }
+        if error.errno in _DISK_ERRORS or str(error.filename or "").startswith(request["scratch"] or "\0"):
+            return {"failure": f"cannot write {request['scratch']}: {text}. {_ADVICE}"}
+        return {"reason": Reason.UNREADABLE.value, "detail": text}
     except Exception:
         return {"fault": traceback.format_exc()}
 
@@ -67,7 +73,7 @@ def main() -> None:
         # The parent kills a child that takes too long; this is for a parent that is gone.
         signal.setitimer(signal.ITIMER_REAL, request["seconds"] + _GRACE_SECONDS)
         _allow_cpu(request["cpu_seconds"])
-        reply = {**answer(request, limits), "number": request["number"]}
+        reply = {**answer(request, limits, settings["write_bytes"]), "number": request["number"]}
         gc.collect()  # an open container and what it yielded refer to one another, and are large
         signal.setitimer(signal.ITIMER_REAL, 0)
         print(json.dumps(reply, ensure_ascii=True), file=answers, flush=True)

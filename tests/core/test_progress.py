@@ -1,9 +1,11 @@
 """Progress in a log: plain lines that say how much is done, how fast, and what was rejected."""
 
+from collections import Counter
+
 import pytest
 
 from reelkin.core import progress as module
-from reelkin.core.progress import Progress
+from reelkin.core.progress import Progress, in_words
 
 
 @pytest.fixture
@@ -37,3 +39,27 @@ def test_an_unknown_total_and_a_note_are_shown(capsys, clock):
         clock[0] += 10
         progress.advance(5, note="loss 0.5")
     assert "training: 5 steps, 0.5 steps/s, loss 0.5" in capsys.readouterr().err
+
+
+def test_bytes_reasons_and_what_others_did_are_shown_and_time_goes_by_bytes(capsys, clock):
+    others = [(3, 600_000_000, Counter({"timeout": 1}))]
+    progress = Progress(
+        10, "videos", "building", total_bytes=1_000_000_000, more=lambda: others.pop() if others else (0, 0, Counter())
+    )
+    with progress:
+        progress.skip(2, 100_000_000)  # done by an earlier run
+        clock[0] += 10
+        progress.advance(bytes=100_000_000, reason="damaged")
+        clock[0] += 10
+        progress.advance(bytes=100_000_000)
+    first, *_, last = capsys.readouterr().err.splitlines()
+    # 3 of others, 2 from before, 1 of its own; (600 + 100) MB in 10 s, and 200 MB are left.
+    assert first == (
+        "building: 6/10 videos, 800/1000 MB, 0.4 videos/s, 70 MB/s, about 3 s left, 2 rejected (damaged 1, timeout 1)"
+    )
+    assert last.startswith("building: 7/10 videos, 900/1000 MB,") and "20.0 s in all" in last
+    assert progress.reasons == {"timeout": 1, "damaged": 1}
+
+
+def test_long_times_are_said_in_minutes_and_hours():
+    assert [in_words(seconds) for seconds in (9, 119, 720, 12600)] == ["9 s", "119 s", "12 min", "3.5 h"]

@@ -52,7 +52,7 @@ def refused(path: Path, limits: Limits | None = None) -> DataError:
 def why(array: np.ndarray, tmp_path: Path) -> str:
     np.save(tmp_path / "bad.npy", array)
     error = refused(tmp_path / "bad.npy")
-    assert error.reason is Reason.NOT_A_VIDEO
+    assert error.reason is Reason.BAD_FRAMES
     return str(error)
 
 
@@ -118,9 +118,9 @@ def test_damaged_and_foreign_files_are_data_errors(tmp_path: Path) -> None:
         "headless": (data[:20], Reason.DAMAGED),
         "short": (data[:7], Reason.DAMAGED),
         "empty": (b"", Reason.EMPTY_FILE),
-        "text": (b"not an array", Reason.NOT_A_VIDEO),
-        "zip": ((tmp_path / "zip.npz").read_bytes(), Reason.NOT_A_VIDEO),
-        "pickle": (pickle.dumps(pictures()), Reason.NOT_A_VIDEO),
+        "text": (b"not an array", Reason.BAD_FRAMES),
+        "zip": ((tmp_path / "zip.npz").read_bytes(), Reason.BAD_FRAMES),
+        "pickle": (pickle.dumps(pictures()), Reason.BAD_FRAMES),
         "version": (data[:6] + b"\x09\x09" + data[8:], Reason.DAMAGED),
         "syntax": (data.replace(b"(5, 40,", b"(5, 40}"), Reason.DAMAGED),
         "negative": (data.replace(b"(5, 40, 56, 3), } ", b"(-5, 40, 56, 3), }"), Reason.DAMAGED),

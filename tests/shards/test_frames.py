@@ -53,7 +53,7 @@ def times(names: list[str], how: FrameNames = "auto", rate: int = 10) -> list[tu
 def refused(names: list[str], how: FrameNames = "auto") -> str:
     with pytest.raises(DataError) as caught:
         frame_times(names, how, Fraction(10))
-    assert caught.value.reason is Reason.NOT_A_VIDEO
+    assert caught.value.reason is Reason.BAD_FRAMES
     return str(caught.value)
 
 
@@ -219,8 +219,8 @@ def test_bad_images_are_rejected_by_name(tmp_path: Path) -> None:
         "tiny.jpg": (b"\xff\xd8", Reason.TRUNCATED),
         "turned.jpg": (turned[: len(turned) - 300], Reason.TRUNCATED),
         "half.png": (png[: len(png) // 2], Reason.TRUNCATED),
-        "text.jpg": (b"not an image", Reason.NOT_A_VIDEO),
-        "page.png": (b"<html>not found</html>", Reason.NOT_A_VIDEO),
+        "text.jpg": (b"not an image", Reason.BAD_FRAMES),
+        "page.png": (b"<html>not found</html>", Reason.BAD_FRAMES),
         "empty.jpg": (b"", Reason.EMPTY_FILE),
         "marker.jpg": (jpeg[:2] + b"garbage!" + jpeg[10:], Reason.DAMAGED),
         "none.jpg": (b"\xff\xd8\xff\xd9\xff\xd9", Reason.DAMAGED),

@@ -62,7 +62,7 @@ def build(corpus: Path, work: Path, check: Check) -> Built:
     for folder in (here, temporary):
         folder.mkdir(parents=True)
     settings = ("--workers", "2", "--check", check, "--memory", "3GiB", "--timeout-seconds", "20")
-    started = time.monotonic()
+    started, before = time.monotonic(), _children()
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(here)
         patch.setattr(tempfile, "tempdir", str(temporary))
@@ -73,12 +73,14 @@ def build(corpus: Path, work: Path, check: Check) -> Built:
     by_path = {str(row["path"]): row for row in rows}
     assert len(by_path) == len(rows)
     left = [str(path) for folder in (here, temporary) for path in folder.rglob("*")]
-    left += [f"process {pid}" for task in Path("/proc/self/task").iterdir() for pid in _children_of(task)]
+    left += [f"process {pid}" for pid in _children() - before]
     return Built(check, code, seconds, output, log, out, by_path, left)
 
 
-def _children_of(task: Path) -> list[str]:
-    return (task / "children").read_text().split()
+def _children() -> set[str]:
+    """Processes that this one has started and that are still there."""
+    tasks = Path("/proc/self/task").iterdir()
+    return {pid for task in tasks for pid in (task / "children").read_text().split()}
 
 
 def state_of(folder: Path) -> dict[str, tuple[int, int, int]]:

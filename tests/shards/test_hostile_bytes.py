@@ -33,7 +33,8 @@ def reason_of(call: Callable[..., object], source: Path | bytes, **limits: int) 
 
 def test_every_byte_of_a_header_may_be_wrong(tmp_path: Path, bases: Bases) -> None:
     """Each third of the first bytes in turn: facts or a reason come out and no other error, and the short way to the
-    facts of an MP4 file agrees with the long one, to two pictures: it alone sees how far a picture is put off."""
+    facts of an MP4 file agrees with the long one, but for damage behind the first picture."""
+    behind = 0
     path, lengths = tmp_path / "clip.dat", (900, 300, 300, 60, 300)
     for name, length in zip(("front.mp4", "h264.mkv", "mpeg4.avi", "flash.flv", "media.wmv"), lengths, strict=True):
         data = bytearray(bases.data(name))
@@ -41,10 +42,11 @@ def test_every_byte_of_a_header_may_be_wrong(tmp_path: Path, bases: Bases) -> No
             for value in (0, 1, 0xFF):
                 path.write_bytes(data[:place] + bytes([value]) + data[place + 1 :])
                 short, long = outcome_of(facts_of, path), outcome_of(probe, path)
-                if isinstance(short, dict) and isinstance(long, dict):
-                    assert short.pop("duration_seconds") == pytest.approx(long.pop("duration_seconds"), abs=0.21)
-                    assert short.pop("fps") == pytest.approx(long.pop("fps"), rel=0.12)
+                if isinstance(short, dict) and long is Reason.DAMAGED:
+                    behind += 1  # the long way decodes some pictures more until the first one comes
+                    continue
                 assert short == long, (name, place, value)
+    assert behind < 10
 
 
 def outcome_of(call: Callable[..., object], path: Path) -> dict[str, object] | Reason:
