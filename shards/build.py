@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Command: pack videos into shards (see build_config.py for the settings)."""
+"""Command: pack videos into shards (see packing/config.py for the settings)."""
 
 from __future__ import annotations
 
