@@ -278,7 +278,8 @@ def _by_video(describer: Describer, shards: ShardSet, item: ShardWork) -> Iterat
     """The described clips of each video of a shard, in order of time, when its last one is done."""
     video_of = {clip.key: video for video in item.videos for clip in item.clips[video.video_id]}
     waiting: dict[str, dict[str, Described]] = {video.video_id: {} for video in item.videos}
-    sources = (Source(clip.key, clip.data) for clip in shards.read_clips(item.shard) if clip.key in video_of)
+    read = (clip for clip in shards.read_clips(item.shard) if clip.key in video_of)
+    sources = (Source(clip.key, clip.data, clip.start_seconds) for clip in read)
     for described in describer.describe(sources):
         video = video_of[described.key]
         found = waiting[video.video_id]

@@ -34,10 +34,11 @@ Pick = Callable[[str, int], np.ndarray]
 
 @dataclass(frozen=True)
 class Source:
-    """A clip to decode: its key, and a path or the file's bytes."""
+    """A clip to decode: its key, a path or the file's bytes, and where in its video it begins, seconds."""
 
     key: str
     data: Path | bytes
+    start_seconds: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -140,8 +141,8 @@ def _chunks(
 ) -> Iterator[Chunk]:
     plan = make_plan(source.data)
     wanted: set[int] | None = None
-    if pick is not None:
-        count = len(sample_times(plan.probe.pts_seconds, plan.probe.duration_seconds, fps))
+    count = len(sample_times(plan.probe.pts_seconds, plan.probe.duration_seconds, fps, source.start_seconds))
+    if count and pick is not None:
         wanted = {int(index) for index in pick(source.key, count)}
     pictures: list[np.ndarray] = []
     times: list[float] = []
@@ -154,7 +155,8 @@ def _chunks(
         times.clear()
         return made
 
-    for number, frame in enumerate(iter_frames(source.data, fps=fps, short_side=preprocessing.short_side, plan=plan)):
+    side, start = preprocessing.short_side, source.start_seconds
+    for number, frame in enumerate(iter_frames(source.data, fps=fps, short_side=side, plan=plan, start_seconds=start)):
         any_frame = True
         if wanted is not None and number not in wanted:
             continue
@@ -164,5 +166,5 @@ def _chunks(
             yield chunk()
     if pictures:
         yield chunk()
-    if not any_frame:
+    if count and not any_frame:
         raise DataError(Reason.NO_FRAMES, "no picture could be decoded")

@@ -104,7 +104,8 @@ def fit_on_shards(
                 name = video_id if num_clips == 1 else f"{video_id}@{clips[key].start_seconds:.3f}"
                 return draw_frames(name, num_frames, -(-frames_per_video // num_clips), seed)
 
-            sources = (Source(clip.key, clip.data) for clip in shards.read_clips(item.shard) if clip.key in clips)
+            read = (clip for clip in shards.read_clips(item.shard) if clip.key in clips)
+            sources = (Source(clip.key, clip.data, clip.start_seconds) for clip in read)
             for described in describer.describe(sources, pick):
                 damaged += described.error is not None
                 if described.error is None and np.isfinite(described.features).all():

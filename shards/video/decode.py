@@ -92,17 +92,19 @@ class TimedFrame:
         return f"TimedFrame(picture={self.picture.dtype}{shape}, time={self.time:.3f}, pts={self.pts:.3f})"
 
 
-def sample_times(pts_seconds: np.ndarray, duration: float, fps: float | None) -> np.ndarray:
+def sample_times(pts_seconds: np.ndarray, duration: float, fps: float | None, start_seconds: float = 0.0) -> np.ndarray:
     """Which pictures are shown at t = 0, 1/fps, 2/fps, ... within the duration.
 
     Args:
         pts_seconds: float [N], ascending, N >= 1; counted from the first one.
         duration: seconds from the first picture to the end of the last one.
         fps: samples per second, or None for every picture.
+        start_seconds: of a clip, where it begins in its video: the clips of a video are sampled at the instants of the
+            whole, so that cutting changes no sample.
 
     Returns:
-        int64 [T], T >= 1, ascending indices into ``pts_seconds``; a picture that stays longer than 1/fps is repeated.
-        Sample k is taken at k/fps seconds.
+        int64 [T], ascending indices into ``pts_seconds``; a picture that stays longer than 1/fps is repeated. Sample k
+        is taken `first_instant` + k/fps seconds after the first picture. T >= 1 for a clip that begins at 0.
 
     Raises:
         ValueError: no pictures, or fps not positive.
@@ -113,11 +115,21 @@ def sample_times(pts_seconds: np.ndarray, duration: float, fps: float | None) ->
         return np.arange(len(pts_seconds), dtype=np.int64)
     if not 0 < fps < float("inf"):
         raise ValueError(f"fps is {fps}: give a positive number, or None for every picture")
-    count = max(1, int(np.ceil((duration - _END_TOLERANCE_SECONDS) * fps)))
-    instants = np.arange(count) / fps
+    first = first_instant(fps, start_seconds)
+    count = max(int(start_seconds <= 0), int(np.ceil((duration - _END_TOLERANCE_SECONDS - first) * fps)))
+    instants = first + np.arange(count) / fps
     relative = np.asarray(pts_seconds, np.float64) - pts_seconds[0]
     shown = np.searchsorted(relative, instants + _PTS_TOLERANCE_SECONDS, side="right") - 1
-    return shown.astype(np.int64)
+    return np.maximum(shown, 0).astype(np.int64)
+
+
+def first_instant(fps: float, start_seconds: float = 0.0) -> float:
+    """Seconds from a clip's first picture to the first instant k/fps of its video that is not the clip's before it."""
+    return (
+        float(np.ceil((start_seconds - _END_TOLERANCE_SECONDS) * fps)) / fps - start_seconds
+        if start_seconds > 0
+        else 0.0
+    )
 
 
 def decode_frames(
@@ -187,16 +199,20 @@ def iter_frames(
     threads: int = 1,
     limits: Limits = DEFAULT_LIMITS,
     plan: DecodingPlan | None = None,
+    start_seconds: float = 0.0,
 ) -> Iterator[TimedFrame]:
     """Like `decode_frames`, one picture at a time: memory does not grow with the length of the video.
+
+    Args:
+        start_seconds: where a clip begins in its video, see `sample_times`; a short clip may then give no picture.
 
     Raises:
         DataError: after the last good picture, when the video is damaged or truncated.
     """
     plan = plan or make_plan(source, limits=limits)
     probe = plan.probe
-    picks = sample_times(probe.pts_seconds, probe.duration_seconds, fps)
-    instants = probe.pts_seconds if fps is None else np.arange(len(picks)) / fps
+    picks = sample_times(probe.pts_seconds, probe.duration_seconds, fps, start_seconds)
+    instants = probe.pts_seconds if fps is None else first_instant(fps, start_seconds) + np.arange(len(picks)) / fps
     convert = _Converter(short_side, plan.orientation if rotate else Orientation())
     done = 0
     held: VideoFrame | None = None

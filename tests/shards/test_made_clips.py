@@ -19,7 +19,7 @@ from reelkin.shards.packing import shard_work
 from reelkin.shards.packing.building import build
 from reelkin.shards.packing.config import BuildConfig
 from reelkin.shards.reader import ShardSet
-from reelkin.shards.video.decode import decode_frames
+from reelkin.shards.video.decode import decode_frames, first_instant, iter_frames, sample_times
 from reelkin.tests.helpers import videos
 
 
@@ -147,3 +147,24 @@ def test_a_disk_that_is_full_while_clips_are_cut_ends_the_build_and_blames_no_vi
     again = subprocess.run([*line, str(out)], capture_output=True, text=True, timeout=120)
     assert again.returncode == 0, again.stderr
     assert ShardSet.open(out).videos[0].num_clips == 3
+
+
+@pytest.mark.parametrize("fps", [1.0, 3.0, 0.3])
+def test_clips_are_sampled_at_the_instants_of_the_whole(long_videos: Path, tmp_path: Path, fps: float) -> None:
+    build(BuildConfig((long_videos,), tmp_path / "out", clip_seconds=2.2))
+    shards = ShardSet.open(tmp_path / "out")
+    for name, path in (("a", long_videos / "a.mp4"), ("b", long_videos / "b.mkv")):
+        whole = decode_frames(path, fps=fps)
+        clips = shards.read_clip(name)
+        parts = [list(iter_frames(clip.data, fps=fps, start_seconds=clip.start_seconds)) for clip in clips]
+        times = [frame.time + clip.start_seconds for part, clip in zip(parts, clips, strict=True) for frame in part]
+        assert len(clips) > 3 and times == pytest.approx(whole.times, abs=1e-6)
+        assert np.array_equal(np.stack([frame.picture for part in parts for frame in part]), whole.frames)
+        assert fps >= 1 or not all(parts)  # a clip between two instants gives nothing
+
+
+def test_the_first_instant_of_a_clip_is_the_next_one_of_its_video() -> None:
+    assert [first_instant(1.0, start) for start in (0.0, 2.0, 1.9995, 2.25)] == pytest.approx([0, 0, 0.0005, 0.75])
+    assert first_instant(4.0, 2.3) == pytest.approx(0.2)
+    assert sample_times(np.arange(5) / 10, 0.5, 1.0, start_seconds=0.3).tolist() == []
+    assert sample_times(np.arange(5) / 10, 0.5, 1.0, start_seconds=0.7).tolist() == [3]
