@@ -16,7 +16,7 @@ from pathlib import Path
 from ...core.config import as_dict
 from ...core.engine import Engine, start
 from ...core.engine.environment import read_launch
-from ...core.errors import ReelkinError
+from ...core.errors import Reason, ReelkinError
 from ...core.files import read_table, temporary_beside
 from ...core.progress import in_words
 from ..video.isolation import ProbePool
@@ -24,10 +24,10 @@ from ..writer import MEMBER_LIMIT_BYTES
 from .config import BuildConfig
 from .merging import Outcome, merge
 from .plan import Group, Plan
-from .records import read_if_done, record_path
-from .rounds import INPUTS_NAME, list_inputs, make_plan, prepare
+from .records import read_if_done, read_record, record_path
+from .rounds import INPUTS_NAME, list_inputs, make_plan, prepare, taken_up_later
 from .shard_work import ShardBuilder, run_in_threads
-from .state import Round, State, read_removed
+from .state import Round, State, read_removed, write_removed
 from .watching import Watched
 
 logger = logging.getLogger(__name__)
@@ -104,7 +104,10 @@ def _build_share(config: BuildConfig, plan: Plan, engine: Engine) -> None:
         write_bytes=MEMBER_LIMIT_BYTES,  # no clip may be larger
     )
     with _scratch(config.output) as scratch, pool, watched.progress() as progress:
-        builder = ShardBuilder(config, pool, 1 + -(-workers // threads), read_removed(config.output), scratch, progress)
+        brought_back = Reason.REMOVED.value in config.retry_reasons
+        removed = frozenset[str]() if brought_back else read_removed(config.output)
+        later = taken_up_later(config.output, plan) if todo else frozenset[str]()
+        builder = ShardBuilder(config, pool, 1 + -(-workers // threads), removed, later, scratch, progress)
         groups: Iterator[Group] = (plan.group(n) for n in todo)
         run_in_threads(builder, groups, threads)
 
@@ -115,9 +118,10 @@ def _scratch(output: Path) -> Iterator[Path]:
     folder = temporary_beside(output / "scratch")
     try:
         folder.mkdir(parents=True)
-        yield folder
     except OSError as error:
         raise ReelkinError(f"cannot write {folder}: {error.strerror or error}") from error
+    try:
+        yield folder
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 
@@ -132,11 +136,18 @@ def _finish(config: BuildConfig) -> Outcome:
                 f"{missing[0]} was not written to {output}; if ranks run on several machines, the output must be a "
                 "folder that they share. Run the same command again"
             )
+        if Reason.REMOVED.value in state.pending.reasons:
+            write_removed(output, read_removed(output) - _ids_of(output, state.pending))
         state.rounds[-1] = Round(**{**vars(state.rounds[-1]), "complete": True})
         state.publish(output)
     outcome = merge(output, state, config.max_reject_share)
     (output / INPUTS_NAME).unlink(missing_ok=True)
     return outcome
+
+
+def _ids_of(output: Path, step: Round) -> set[str]:
+    numbers = range(step.first_shard, step.first_shard + step.num_shards)
+    return {row["video_id"] for number in numbers for row in read_record(output, number).videos}
 
 
 def _missing_accounts(output: Path, step: Round) -> list[str]:

@@ -106,12 +106,12 @@ def _record(output: Path, number: int) -> Any:
 
 
 def _superseded(before: pa.Table, after: pa.Table, step: Round) -> pa.Table:
-    """The rows after a round: those of a retry take the place of the rejects that it took up."""
+    """The rows after a round: those of a retry take the place of all rows of their ids, none of which was usable.
+
+    For whatever reason: what a retry took up may have been taken out since, also from the first round.
+    """
     if step.kind == "retry":
-        again = pc.and_(
-            pc.is_in(before["video_id"], value_set=after["video_id"].combine_chunks()),
-            pc.is_in(before["reason"], value_set=pa.array(step.reasons, pa.string())),
-        )
+        again = pc.is_in(before["video_id"], value_set=after["video_id"].combine_chunks())
         before = before.filter(pc.invert(again))
     return pa.concat_tables([before, after])
 

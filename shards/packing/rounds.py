@@ -3,23 +3,25 @@
 from __future__ import annotations
 
 import logging
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pyarrow.csv
 import pyarrow.parquet as pq
 
-from ...core.errors import Reason, UsageError
-from ...core.files import publish_table, publishing, remove_partials
+from ...core.errors import Reason, ReelkinError, UsageError
+from ...core.files import publish_table, publishing, read_json, remove_partials
 from ..index import INDEX_NAME, MANIFEST_NAME, shard_number
 from ..manifest import OK, REJECTED
-from ..sources.inputs import Listing
+from ..sources.inputs import Listing, VideoInput
 from ..sources.listing import list_videos
 from .config import BuildConfig
-from .merging import ANNOTATIONS
+from .merging import ANNOTATIONS, merge
 from .plan import Plan, shard_name
 from .records import RECORDS, read_if_done, read_record, write_record
 from .removal import remove
-from .state import Round, RoundKind, State, difference, read_removed, write_removed
+from .state import Round, RoundKind, State, difference, read_removed
 
 logger = logging.getLogger(__name__)
 
@@ -39,22 +41,27 @@ def prepare(config: BuildConfig) -> Plan | None:
     """
     output = config.output
     state = State.read(output)
-    if (config.retry or config.add) and _lacks_tables_only(output, state):
-        return None
+    if config.retry or config.add:
+        _catch_up(output, state)
     listing = list_inputs(config)
     if listing.ignored:
         logger.info("ignored %s", listing.ignored_in_words())
     plan, step = make_plan(config, listing, state)
     if not plan.num_inputs and step.kind != "build":
         logger.info("nothing to %s", step.kind)
+        if state.pending:  # its inputs are gone
+            state.rounds.pop()
+            state.publish(output)
+            _tidy(output, state)
         return None
-    output.mkdir(parents=True, exist_ok=True)
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ReelkinError(f"cannot make the folder {output}: {error.strerror or error}; choose another") from error
     removed = read_removed(output)
     if removed and _lacks_tables_only(output, state):
         remove(output, sorted(removed), pass_over_lost=True)  # it was stopped half-way
     _settle(config, state, step)
-    if Reason.REMOVED.value in step.reasons:
-        write_removed(output, removed - set(plan.inputs["video_id"].to_pylist()))
     _tidy(output, state)
     _mark_lost(output, state)
     for name, table in listing.tables.items():
@@ -63,6 +70,21 @@ def prepare(config: BuildConfig) -> Plan | None:
     publish_table(output / INPUTS_NAME, plan.inputs)
     logger.info("%d inputs, %.1f MB, in %d shards", plan.num_inputs, plan.bytes / 1e6, len(plan))
     return plan
+
+
+def _catch_up(output: Path, state: State) -> None:
+    """Finish the complete rounds where a run was stopped before: a retry or an addition goes by their tables."""
+    complete = sum(step.complete for step in state.rounds)
+    try:
+        if not complete or read_json(output / INDEX_NAME)["rounds"] == complete:
+            return
+    except (ReelkinError, KeyError, TypeError):
+        pass
+    removed = read_removed(output)
+    if removed and not state.pending:
+        remove(output, sorted(removed), pass_over_lost=True)
+    else:
+        merge(output, state, 1.0)
 
 
 def _lacks_tables_only(output: Path, state: State) -> bool:
@@ -88,14 +110,31 @@ def make_plan(config: BuildConfig, listing: Listing, state: State) -> tuple[Plan
     inputs, first_shard = listing.inputs, 0
     if kind != "build":
         ids, rejects = _known_rows(config)
-        inputs = [i for i in inputs if (i.video_id in rejects if kind == "retry" else i.video_id not in ids)]
+        inputs = [i for i in inputs if i.video_id in rejects] if kind == "retry" else list(_beyond(inputs, ids))
         first_shard = state.next_shard - (state.pending.num_shards if state.pending else 0)
-    plan = Plan.make(inputs[: config.limit], config.effective(), first_shard)
+    plan = Plan.make(inputs[: _whole_ids(inputs, config.limit)], config.effective(), first_shard)
     return plan, Round.of(kind, config.retry_reasons if kind == "retry" else (), plan)
 
 
-def _known_rows(config: BuildConfig) -> tuple[set[str], set[str]]:
-    """Ids of all rows, and those that a retry takes up: rejected for its reasons and usable under no other row."""
+def _beyond(inputs: Sequence[VideoInput], rows: Counter[str]) -> Iterator[VideoInput]:
+    """Inputs for which their id has no row yet: of new ids, and duplicates that were given since."""
+    left = Counter(rows)
+    for entry in inputs:
+        if left[entry.video_id] > 0:
+            left[entry.video_id] -= 1
+        else:
+            yield entry
+
+
+def _whole_ids(inputs: Sequence[VideoInput], limit: int | None) -> int | None:
+    """``limit``, or a little more: what bears the same id stays together, as a retry takes it up together."""
+    while limit is not None and limit < len(inputs) and inputs[limit].video_id == inputs[limit - 1].video_id:
+        limit += 1
+    return limit
+
+
+def _known_rows(config: BuildConfig) -> tuple[Counter[str], set[str]]:
+    """Rows of each id, and the ids that a retry takes up: rejected for its reasons and usable under no other row."""
     if not (config.output / INDEX_NAME).exists():
         raise UsageError(
             f"output: {config.output} holds no finished shards to {'add to' if config.add else 'retry'}; build them "
@@ -106,7 +145,7 @@ def _known_rows(config: BuildConfig) -> tuple[set[str], set[str]]:
     usable = {video_id for video_id, reason in zip(ids, reasons, strict=True) if not reason}
     wanted = config.retry_reasons
     rejects = {video_id for video_id, reason in zip(ids, reasons, strict=True) if reason in wanted} - usable
-    return set(ids), rejects
+    return Counter(ids), rejects
 
 
 def _settle(config: BuildConfig, state: State, step: Round) -> None:
@@ -122,7 +161,8 @@ def _settle(config: BuildConfig, state: State, step: Round) -> None:
                 flag = "--add" if last.kind == "add" else f"--retry {' '.join(last.reasons)}"
                 raise UsageError(f"output: {output} is in the middle of a {last.kind}; let it go on with {flag}")
             return
-        foreign = not state.rounds and (output / INDEX_NAME).exists()
+        # A build writes its plan before its first shard: without one, shards are somebody else's.
+        foreign = not state.rounds and ((output / INDEX_NAME).exists() or any(output.glob("clips-*.tar")))
         if (state.rounds or foreign) and not config.rebuild:
             how = difference(state.rounds[0], step) if state.rounds else f"no {RECORDS}"
             raise UsageError(
@@ -148,6 +188,14 @@ def _tidy(output: Path, state: State) -> None:
     for path in (output / RECORDS).glob("*.json"):
         if path.stem.isdecimal() and int(path.stem) >= state.next_shard:
             path.unlink()
+
+
+def taken_up_later(output: Path, plan: Plan) -> frozenset[str]:
+    """Ids that a later round took up: their clips are there, also when a shard of ``plan`` has to be written again."""
+    end = plan.first_shard + len(plan)
+    steps = [step for step in State.read(output).rounds if step.kind == "retry" and step.first_shard >= end]
+    numbers = [number for step in steps for number in range(step.first_shard, step.first_shard + step.num_shards)]
+    return frozenset(row["video_id"] for number in numbers for row in read_record(output, number).videos)
 
 
 def _mark_lost(output: Path, state: State) -> None:

@@ -15,6 +15,7 @@ from ...core.errors import DataError, Reason
 from ...core.files import sha256_file
 from ...core.progress import Progress
 from ..manifest import OK, REJECTED, ClipRow, VideoRow
+from ..sources.folders import changed_ns
 from ..sources.inputs import Kind, VideoInput
 from ..video.isolation import ProbePool, Request
 from ..writer import MEMBER_LIMIT_BYTES, ShardWriter, writing_shard
@@ -40,6 +41,7 @@ class ShardBuilder:
         pool: looks at the inputs.
         ahead: inputs that a thread asks for before it needs them.
         removed: ids that were taken out and stay out.
+        later: ids that a later round took up.
         scratch: folder for clip files on their way into a shard.
         progress: told of every input.
         stop: set when the threads should end.
@@ -49,6 +51,7 @@ class ShardBuilder:
     pool: ProbePool
     ahead: int
     removed: frozenset[str]
+    later: frozenset[str]
     scratch: Path
     progress: Progress
     stop: threading.Event = field(default_factory=threading.Event)
@@ -93,6 +96,8 @@ class ShardBuilder:
         """Why an input is rejected without a look at it."""
         if entry.video_id in self.removed:
             return DataError(Reason.REMOVED, "taken out on request")
+        if entry.video_id in self.later:  # the row that counts is there
+            return DataError(Reason.DUPLICATE_ID, "taken up again with --retry; what came of it is in a later shard")
         if entry.reason is not None:
             return DataError(entry.reason, entry.detail)
         if entry.bytes >= MEMBER_LIMIT_BYTES and self.config.clip_seconds is None and entry.kind is not Kind.ARRAY:
@@ -163,7 +168,7 @@ class ShardBuilder:
         kept = {name: value for name, value in facts.items() if name != "container"}
         size, digest = clips[0].bytes, clips[0].sha256
         if len(clips) > 1 and entry.kind is Kind.FILE:
-            size, digest = entry.bytes, sha256_file(entry.path)
+            size, digest = entry.bytes, _hash_of(entry)
             _check_unchanged(entry)
         elif len(clips) > 1:
             size, digest = sum(clip.bytes for clip in clips), ""
@@ -175,13 +180,20 @@ class ShardBuilder:
             logger.info("rejected %s: %s (%s)", row.video_id, row.reason, row.detail)
 
 
+def _hash_of(entry: VideoInput) -> str:
+    try:
+        return sha256_file(entry.path)
+    except OSError as error:
+        raise DataError(Reason.UNREADABLE, error.strerror or str(error)) from None
+
+
 def _check_unchanged(entry: VideoInput) -> None:
     """Raise DataError when a file is not the one that was listed: the plan's hashes would say something else."""
     try:
         found = os.stat(entry.path)
     except OSError as error:
         raise DataError(Reason.UNREADABLE, error.strerror or str(error)) from None
-    if (found.st_size, found.st_mtime_ns) != (entry.bytes, entry.modified_ns):
+    if (found.st_size, changed_ns(found)) != (entry.bytes, entry.modified_ns):
         raise DataError(Reason.UNREADABLE, "the file changed while it was packed; take it up again with --retry")
 
 

@@ -56,6 +56,11 @@ def _is_folder(entry: os.DirEntry[str]) -> bool:
         return False
 
 
+def changed_ns(status: os.stat_result) -> int:
+    """Time of the last change in nanoseconds, within what 64 bits hold: a file can say that it is of the year 2400."""
+    return max(-(1 << 63), min(status.st_mtime_ns, (1 << 63) - 1))
+
+
 def measure(files: list[os.DirEntry[str]]) -> tuple[int, int]:
     """Sum of the sizes in bytes, and time of the newest change in nanoseconds; what is not there counts as nothing."""
     size, newest = 0, 0
@@ -64,7 +69,7 @@ def measure(files: list[os.DirEntry[str]]) -> tuple[int, int]:
             status = entry.stat()
         except OSError:  # a link to nowhere: packing says so by its name
             continue
-        size, newest = size + status.st_size, max(newest, status.st_mtime_ns)
+        size, newest = size + status.st_size, max(newest, changed_ns(status))
     return size, newest
 
 

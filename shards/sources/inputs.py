@@ -18,7 +18,7 @@ from pathlib import Path
 import pyarrow as pa
 
 from ...core.errors import Reason
-from .folders import measure_images
+from .folders import changed_ns, measure_images
 
 
 class Kind(StrEnum):
@@ -185,7 +185,7 @@ def _checked(candidate: Candidate, video_id: str) -> VideoInput:
         text = "the id begins or ends with a space; rename the file, or give an id in a .csv list"
         return replace(entry, reason=Reason.BAD_ID, detail=text)
     if not candidate.path:
-        return replace(entry, reason=Reason.MISSING, detail=candidate.detail or "the list gives no path")
+        return replace(entry, reason=Reason.MISSING, detail=printable(candidate.detail) or "the list gives no path")
     if candidate.bytes >= 0:
         return replace(entry, bytes=candidate.bytes, modified_ns=candidate.modified_ns)
     try:
@@ -198,7 +198,7 @@ def _checked(candidate: Candidate, video_id: str) -> VideoInput:
         return replace(entry, reason=Reason.MISSING, detail=what)
     except (OSError, ValueError) as error:
         return replace(entry, reason=Reason.UNREADABLE, detail=getattr(error, "strerror", None) or str(error))
-    return replace(entry, bytes=status.st_size, modified_ns=status.st_mtime_ns)
+    return replace(entry, bytes=status.st_size, modified_ns=changed_ns(status))
 
 
 def printable(text: str) -> str:

@@ -207,15 +207,21 @@ class _Child:
 
     def __init__(self, settings: dict[str, Any]) -> None:
         # No other file of ours is inherited, and no terminal signal reaches it: the parent decides about its end.
-        self._errors = tempfile.TemporaryFile()  # noqa: SIM115 - lives as long as the child
-        self._process = subprocess.Popen(
-            [*self.command, json.dumps(settings)],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=self._errors,
-            env={**_MALLOC, **os.environ},
-            start_new_session=True,
-        )
+        try:
+            self._errors = tempfile.TemporaryFile()  # noqa: SIM115 - lives as long as the child
+            self._process = subprocess.Popen(
+                [*self.command, json.dumps(settings)],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=self._errors,
+                env={**_MALLOC, **os.environ},
+                start_new_session=True,
+            )
+        except OSError as error:
+            raise ReelkinError(
+                f"a process for probing videos cannot be started ({error.strerror or error}); make room for processes, "
+                "open files and temporary files, then run the same command again"
+            ) from error
         self.alive = True
         self.answered = 0
         if self._line(time.monotonic() + _START_SECONDS) != b"ready":

@@ -1,0 +1,221 @@
+"""Every input is one row and every video in one place, whatever was done to a folder, stopped, lost or given again."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from reelkin.core.errors import DataError, Reason, ReelkinError, UsageError
+from reelkin.core.files import read_json
+from reelkin.shards.packing import building, removal, shard_work
+from reelkin.shards.packing.building import build
+from reelkin.shards.packing.config import BuildConfig
+from reelkin.shards.packing.removal import remove
+from reelkin.shards.packing.shard_work import ShardBuilder
+from reelkin.shards.reader import ShardSet
+from reelkin.shards.sources.inputs import VideoInput
+from reelkin.tests.helpers import videos
+
+
+class Killed(BaseException):
+    pass
+
+
+def killed(*_: object) -> None:
+    raise Killed
+
+
+@pytest.fixture
+def folder(made: Path, tmp_path: Path) -> Path:
+    """Two good videos and a cut one."""
+    folder = tmp_path / "in"
+    folder.mkdir()
+    shutil.copy(made / "one.mp4", folder / "a.mp4")
+    shutil.copy(made / "picture.gif", folder / "b.gif")
+    videos.make_truncated(folder / "cut.mp4", made / "noise.mp4")
+    return folder
+
+
+def rows(out: Path) -> list[tuple[str, str]]:
+    """Id and reason of each row; the folder is whole, and each usable video has its clips once."""
+    shards = ShardSet.open(out)
+    shards.verify()
+    clips = Counter(clip.video_id for name in shards.shard_names for clip in shards.clips_of(name))
+    assert clips == {row.video_id: row.num_clips for row in shards.videos if row.status == "ok"}
+    return [(row.video_id, row.reason) for row in shards.videos]
+
+
+def test_what_was_taken_up_again_and_then_taken_out_is_one_row(folder: Path, made: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    build(BuildConfig((folder,), out))
+    shutil.copy(made / "noise.mp4", folder / "cut.mp4")
+    build(BuildConfig((folder,), out, retry=("truncated",)))
+    remove(out, ["cut"])
+    assert rows(out) == [("a", ""), ("b", ""), ("cut", "removed")]
+
+
+def test_a_retry_of_an_id_that_was_given_twice_leaves_a_row_for_each(folder: Path, made: Path, tmp_path: Path) -> None:
+    out, other = tmp_path / "out", tmp_path / "other"
+    other.mkdir()
+    shutil.copy(made / "noise.mp4", other / "cut.mp4")
+    build(BuildConfig((folder, other), out))
+    assert rows(out)[2:] == [("cut", "truncated"), ("cut", "duplicate-id")]
+    shutil.copy(made / "noise.mp4", folder / "cut.mp4")
+    build(BuildConfig((folder, other), out, retry=("truncated",), limit=1))
+    assert rows(out) == [("a", ""), ("b", ""), ("cut", ""), ("cut", "duplicate-id")]
+
+
+def test_a_duplicate_that_is_given_later_gets_a_row_once(folder: Path, made: Path, tmp_path: Path) -> None:
+    out, other = tmp_path / "out", tmp_path / "other"
+    other.mkdir()
+    build(BuildConfig((folder,), out))
+    shutil.copy(made / "noise.mp4", other / "a.mp4")
+    for _ in range(2):
+        build(BuildConfig((folder, other), out, add=True))
+        assert rows(out) == [("a", ""), ("a", "duplicate-id"), ("b", ""), ("cut", "truncated")]
+
+
+@pytest.mark.parametrize("more", [{"retry": ("truncated",)}, {"add": True}], ids=["retry", "add"])
+def test_a_round_that_was_stopped_before_its_tables_is_not_done_twice(
+    folder: Path, made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, more: dict[str, object]
+) -> None:
+    out = tmp_path / "out"
+    build(BuildConfig((folder,), out))
+    shutil.copy(made / "noise.mp4", folder / ("new.mp4" if "add" in more else "cut.mp4"))
+    again = BuildConfig((folder,), out, **more)  # type: ignore[arg-type]
+    with monkeypatch.context() as patch:
+        patch.setattr(building, "merge", killed)
+        with pytest.raises(Killed):
+            build(again)
+    build(again)
+    expected = {"a": "", "b": "", "cut": "truncated", "new": ""} if "add" in more else {"a": "", "b": "", "cut": ""}
+    assert rows(out) == sorted(expected.items())
+
+
+def test_a_retry_that_was_stopped_in_a_folder_with_a_lost_shard_goes_on(
+    folder: Path, made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "out"
+    build(BuildConfig((folder,), out))
+    shutil.copy(made / "noise.mp4", folder / "new.mp4")
+    build(BuildConfig((folder,), out, add=True))
+    (out / "clips-000001.tar").unlink()
+    shutil.copy(made / "noise.mp4", folder / "cut.mp4")
+    with monkeypatch.context() as patch:
+        patch.setattr(building, "_build_share", killed)
+        with pytest.raises(Killed):
+            build(BuildConfig((folder,), out, retry=("truncated",)))
+    build(BuildConfig((folder,), out, retry=("truncated",)))
+    assert rows(out) == [("a", ""), ("b", ""), ("cut", ""), ("new", "unreadable")]
+
+
+def test_a_stopped_addition_whose_files_are_gone_does_not_block_the_folder(
+    folder: Path, made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "out"
+    build(BuildConfig((folder,), out))
+    shutil.copy(made / "noise.mp4", folder / "new.mp4")
+    with monkeypatch.context() as patch:
+        patch.setattr(building, "_build_share", killed)
+        with pytest.raises(Killed):
+            build(BuildConfig((folder,), out, add=True))
+    (folder / "new.mp4").unlink()
+    build(BuildConfig((folder,), out, add=True))
+    build(BuildConfig((folder,), out))
+    assert rows(out) == [("a", ""), ("b", ""), ("cut", "truncated")]
+
+
+def test_a_lost_shard_that_is_built_again_leaves_out_what_a_retry_has_packed(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out, known = tmp_path / "out", ShardBuilder._known
+    with monkeypatch.context() as patch:
+        slow = DataError(Reason.TIMEOUT, "a slow disk")
+        patch.setattr(ShardBuilder, "_known", lambda self, entry: slow if entry.video_id == "b" else known(self, entry))
+        build(BuildConfig((folder,), out))
+    build(BuildConfig((folder,), out, retry=("timeout",)))
+    (out / "clips-000000.tar").unlink()
+    build(BuildConfig((folder,), out))
+    assert rows(out) == [("a", ""), ("b", ""), ("cut", "truncated")]
+
+
+def test_bringing_back_that_was_stopped_and_given_up_keeps_the_video_out(
+    folder: Path, made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "out"
+    build(BuildConfig((folder,), out))
+    remove(out, ["a"])
+    with monkeypatch.context() as patch:
+        patch.setattr(building, "_build_share", killed)
+        with pytest.raises(Killed):
+            build(BuildConfig((folder,), out, retry=("removed",)))
+    shutil.copy(made / "noise.mp4", folder / "new.mp4")
+    build(BuildConfig((folder,), out, add=True))  # takes the place of what was stopped
+    (folder / "new.mp4").unlink()
+    (out / "clips-000000.tar").unlink()
+    build(BuildConfig((folder,), out))
+    assert rows(out) == [("a", "removed"), ("b", ""), ("cut", "truncated"), ("new", "")]
+    assert read_json(out / "removed.json")["video_ids"] == ["a"]
+
+
+def test_an_addition_finishes_a_removal_that_was_stopped(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "out"
+    build(BuildConfig((folder,), out))
+    with monkeypatch.context() as patch:
+        patch.setattr(removal, "_take_out", killed)
+        with pytest.raises(Killed):
+            remove(out, ["a"])
+    build(BuildConfig((folder,), out, add=True))
+    assert rows(out) == [("a", "removed"), ("b", ""), ("cut", "truncated")]
+
+
+def test_a_file_that_vanishes_after_it_was_cut_costs_itself_only(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    videos.make_video(folder / "long.mp4", seconds=9, fps=10, options={"g": "10", "sc_threshold": "0"})
+    shutil.copy(folder / "long.mp4", folder / "longer.mp4")
+    hash_of = shard_work._hash_of
+
+    def vanish(entry: VideoInput) -> str:
+        if entry.video_id == "long":
+            (folder / "long.mp4").unlink()
+        return hash_of(entry)
+
+    monkeypatch.setattr(shard_work, "_hash_of", vanish)
+    build(BuildConfig((folder,), tmp_path / "out", clip_seconds=3))
+    assert rows(tmp_path / "out")[2:] == [("cut", "truncated"), ("long", "unreadable"), ("longer", "")]
+
+
+def test_a_time_of_change_beyond_64_bits_is_no_reason_to_fail(folder: Path, tmp_path: Path) -> None:
+    os.utime(folder / "a.mp4", ns=(1 << 63, 1 << 63))  # in the year 2262
+    if os.stat(folder / "a.mp4").st_mtime_ns < 1 << 63:
+        pytest.skip("the file system keeps no such time")
+    build(BuildConfig((folder,), tmp_path / "out"))
+    assert rows(tmp_path / "out")[0] == ("a", "")
+
+
+def test_a_list_of_ids_with_an_undecodable_name_can_be_used(made: Path, tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    shutil.copy(made / "one.mp4", tmp_path / "in" / "AAAAAAAAAAA.mp4")
+    ids = Path(os.fsdecode(os.fsencode(tmp_path) + b"/ids\xff.txt"))
+    ids.write_text("AAAAAAAAAAA\nBBBBBBBBBBB\n")
+    build(BuildConfig((tmp_path / "in",), tmp_path / "out", layout="kinetics", ids=ids))
+    assert rows(tmp_path / "out") == [("AAAAAAAAAAA", ""), ("BBBBBBBBBBB", "missing")]
+    assert r"ids\xff.txt" in ShardSet.open(tmp_path / "out").rejects[0].detail
+
+
+def test_an_output_that_is_no_folder_or_holds_shards_of_others_is_refused(folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("mine")
+    with pytest.raises(ReelkinError, match="file"):
+        build(BuildConfig((folder,), tmp_path / "file"))
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "clips-000777.tar").write_bytes(b"somebody's")
+    with pytest.raises(UsageError, match="--rebuild"):
+        build(BuildConfig((folder,), tmp_path / "out"))
+    assert (tmp_path / "out" / "clips-000777.tar").read_bytes() == b"somebody's"
