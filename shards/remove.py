@@ -13,6 +13,7 @@ import tyro
 from reelkin.core.config import command, parse
 from reelkin.core.errors import ExitCode, UsageError
 from reelkin.core.ids import read_ids
+from reelkin.shards.packing.alone import alone_in
 from reelkin.shards.packing.removal import find, remove
 
 
@@ -51,7 +52,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         known = set().union(*found.values())
         print(f"{len(known)} of {len(set(wanted))} ids are known; {len(found)} shards would be written anew")
         return ExitCode.OK
-    removal = remove(config.folder, wanted)
+    with alone_in(config.folder):
+        removal = remove(config.folder, wanted)
     print(f"taken out: {len(removal.removed)} videos; written anew: {', '.join(removal.shards) or 'no shard'}")
     print(f"left: {removal.outcome}")
     if removal.unknown:

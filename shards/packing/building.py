@@ -10,7 +10,7 @@ import logging
 import os
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 
 from ...core.config import as_dict
@@ -21,6 +21,7 @@ from ...core.files import read_table, temporary_beside
 from ...core.progress import in_words
 from ..video.isolation import ProbePool
 from ..writer import MEMBER_LIMIT_BYTES
+from .alone import alone_in
 from .config import BuildConfig
 from .merging import Outcome, merge
 from .plan import Group, Plan
@@ -43,9 +44,9 @@ def build(config: BuildConfig) -> Outcome:
 
     Raises:
         UsageError: nothing to build, or the output folder belongs to another build.
-        ReelkinError: the disk is full, or children cannot be started.
+        ReelkinError: the disk is full, children cannot be started, or another command is at work in the output folder.
     """
-    with start(config.backend, deadline_seconds=_DEADLINE_SECONDS, device="cpu") as engine:
+    with start(config.backend, deadline_seconds=_DEADLINE_SECONDS, device="cpu") as engine, _held(config, engine):
         prepared = prepare(config) if engine.is_main else None
         plain = engine.broadcast_object(prepared and prepared.to_plain(), "plan")
         if plain is not None:
@@ -54,6 +55,10 @@ def build(config: BuildConfig) -> Outcome:
         engine.barrier("all shards written")
         outcome = _finish(config) if engine.is_main else None
         return Outcome(**engine.broadcast_object(outcome and vars(outcome), "outcome"))
+
+
+def _held(config: BuildConfig, engine: Engine) -> AbstractContextManager[None]:
+    return alone_in(config.output) if engine.is_main else nullcontext()
 
 
 def describe(config: BuildConfig) -> str:

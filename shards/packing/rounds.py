@@ -30,7 +30,7 @@ INPUTS_NAME = "inputs.parquet"
 
 
 def prepare(config: BuildConfig) -> Plan | None:
-    """List the inputs, plan, and make the output folder ready.
+    """List the inputs, plan, and make the output folder, which is there, ready.
 
     Returns:
         The plan, or None when there is nothing to do but to put the tables together.
@@ -54,10 +54,6 @@ def prepare(config: BuildConfig) -> Plan | None:
             state.publish(output)
             _tidy(output, state)
         return None
-    try:
-        output.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ReelkinError(f"cannot make the folder {output}: {error.strerror or error}; choose another") from error
     removed = read_removed(output)
     if removed and _lacks_tables_only(output, state):
         remove(output, sorted(removed), pass_over_lost=True)  # it was stopped half-way

@@ -77,11 +77,11 @@ class ShardBuilder:
                 if self.stop.is_set():
                     raise Stopped
                 row, added = self._pack(writer, group, n, entry, known or next(answers))
+                if self.stop.is_set():  # then children are being killed, and answers say so of innocent files
+                    raise Stopped
                 videos.append(row)
                 clips += added
                 self._tell(row, entry)
-            if self.stop.is_set():  # then children are being killed, and answers say so of innocent files
-                raise Stopped
         shard: dict[str, Any] | None = None
         if clips:
             shard = {

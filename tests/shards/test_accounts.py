@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import shutil
+import subprocess
+import sys
 from collections import Counter
 from pathlib import Path
 
@@ -11,6 +13,8 @@ import pytest
 
 from reelkin.core.errors import DataError, Reason, ReelkinError, UsageError
 from reelkin.core.files import read_json
+from reelkin.shards import build as build_command
+from reelkin.shards import remove as remove_command
 from reelkin.shards.packing import building, removal, shard_work
 from reelkin.shards.packing.building import build
 from reelkin.shards.packing.config import BuildConfig
@@ -219,3 +223,26 @@ def test_an_output_that_is_no_folder_or_holds_shards_of_others_is_refused(folder
     with pytest.raises(UsageError, match="--rebuild"):
         build(BuildConfig((folder,), tmp_path / "out"))
     assert (tmp_path / "out" / "clips-000777.tar").read_bytes() == b"somebody's"
+
+
+def test_a_second_command_in_a_folder_at_work_is_refused_and_harms_nothing(
+    folder: Path, made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out, run_in_threads = tmp_path / "out", building.run_in_threads
+    build(BuildConfig((folder,), out))
+    shutil.copy(made / "noise.mp4", folder / "new.mp4")
+    seen: list[subprocess.CompletedProcess[str]] = []
+
+    def and_another(*arguments: object) -> None:
+        shutil.copy(made / "noise.mp4", folder / "before.mp4")
+        add = [build_command.__file__, "--videos", folder, "--output", out, "--add", "--shard-videos", "1"]
+        for line in (add, [remove_command.__file__, out, "--video-ids", "a"]):
+            arguments_ = [sys.executable, *map(str, line)]
+            seen.append(subprocess.run(arguments_, capture_output=True, text=True, timeout=120))
+        run_in_threads(*arguments)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(building, "run_in_threads", and_another)
+    build(BuildConfig((folder,), out, add=True, shard_videos=1))
+    assert rows(out) == [("a", ""), ("b", ""), ("cut", "truncated"), ("new", "")]
+    assert [done.returncode for done in seen] == [1, 1]
+    assert all("another command is at work in" in done.stderr for done in seen)
