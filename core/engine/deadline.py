@@ -24,7 +24,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
-from .peers import Channel
+from .peers import JOIN_SECONDS, Channel
 
 
 @dataclass
@@ -58,7 +58,8 @@ class Watchdog:
         self._ending = threading.Lock()
         self._stop = threading.Event()
         self._tick_seconds = min(0.25, deadline_seconds / 20)
-        threading.Thread(target=self._run, name="reelkin-deadline", daemon=True).start()
+        self._thread = threading.Thread(target=self._run, name="reelkin-deadline", daemon=True)
+        self._thread.start()
 
     @contextmanager
     def waiting(self, sequence: int, label: str, at_least: float = 0.0) -> Iterator[None]:
@@ -75,10 +76,11 @@ class Watchdog:
         self._left = f"{type(error).__name__}: {error}"[:500]
 
     def close(self) -> None:
-        """Stop watching and answering."""
+        """Stop watching and answering. No thread is left that the interpreter's end would have to cut off."""
         self._stop.set()
         if self.channel is not None:
             self.channel.close()
+        self._thread.join(JOIN_SECONDS)
 
     def position(self) -> dict[str, Any]:
         """What this rank answers to "where": plain values."""

@@ -30,6 +30,8 @@ from typing import Any
 
 LINE_BYTES = 16384
 READ_SECONDS = 2.0
+JOIN_SECONDS = 2.0
+"""Longest wait for a thread of the engine on the way out."""
 
 
 @dataclass(frozen=True)
@@ -134,6 +136,7 @@ class Channel:
         self._end = end
         self._token = ""
         self._socket: socket.socket | None = None
+        self._thread: threading.Thread | None = None
         self._slots = threading.BoundedSemaphore(64)
 
     def listen(self, local_only: bool, towards: str) -> dict[str, Any]:
@@ -154,7 +157,8 @@ class Channel:
         self._token = token
         peers = [Peer(**{**entry, "addresses": tuple(entry["addresses"])}) for entry in entries]
         self.peers = {peer.rank: peer for peer in peers if peer.rank != self.rank}
-        threading.Thread(target=self._serve, name="reelkin-responder", daemon=True).start()
+        self._thread = threading.Thread(target=self._serve, name="reelkin-responder", daemon=True)
+        self._thread.start()
 
     def close(self) -> None:
         """Stop answering."""
@@ -164,6 +168,8 @@ class Channel:
             except OSError:
                 pass
             self._socket.close()
+        if self._thread is not None:
+            self._thread.join(JOIN_SECONDS)
 
     def _serve(self) -> None:
         assert self._socket is not None
