@@ -93,7 +93,7 @@ class ShardWriter:
 
     def __init__(self, file: IO[bytes]) -> None:
         self._out = _HashingFile(file)
-        self._keys: set[str] = set()
+        self._keys: dict[str, None] = {}  # in order, so that the last can be taken out
         self._buffer = memoryview(bytearray(_COPY_BYTES))
         self.num_clips = 0
         self.bytes = 0
@@ -102,12 +102,14 @@ class ShardWriter:
     @contextmanager
     def all_or_none(self) -> Iterator[None]:
         """What a body adds that ends with a DataError is taken out again."""
-        before, keys, num_clips = self._out.state(), set(self._keys), self.num_clips
+        before, num_clips = self._out.state(), self.num_clips
         try:
             yield
         except DataError:
             self._out.go_back(before)
-            self._keys, self.num_clips = keys, num_clips
+            while len(self._keys) > num_clips:
+                self._keys.popitem()
+            self.num_clips = num_clips
             raise
 
     def add(self, key: str, container: str, source: Path | bytes | Section, facts: dict[str, Any]) -> WrittenMember:
@@ -134,7 +136,7 @@ class ShardWriter:
             member = self._copy(f"{key}.{container}", file, size)
         text = json.dumps({**facts, "bytes": member.bytes, "sha256": member.sha256}, ensure_ascii=True, allow_nan=False)
         self._member(f"{key}.json", text.encode("ascii"))
-        self._keys.add(key)
+        self._keys[key] = None
         self.num_clips += 1
         return member
 

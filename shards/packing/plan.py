@@ -17,7 +17,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from ...core.errors import Reason
+from ...core.errors import Reason, ReelkinError
 from ...core.files import sha256_bytes
 from ..sources.inputs import Kind, VideoInput
 
@@ -150,9 +150,14 @@ class Plan:
         return self.first_shard + group
 
     def group(self, group: int) -> Group:
-        """One group with its inputs."""
-        rows = self.inputs.slice(self.offsets[group], self.num_inputs_of(group))
-        return Group(self.number(group), tuple(_inputs(rows)), self.hashes[group])
+        """One group with its inputs. Raises ReelkinError when they are not those that the plan was made for."""
+        rows = tuple(_inputs(self.inputs.slice(self.offsets[group], self.num_inputs_of(group))))
+        if _fingerprint(rows, self.config) != self.hashes[group]:
+            raise ReelkinError(
+                f"the inputs of shard {self.number(group)} are not those of the plan: this machine sees an older state "
+                "of the output folder; run the same command again"
+            )
+        return Group(self.number(group), rows, self.hashes[group])
 
     def to_plain(self) -> dict[str, Any]:
         """All but the inputs, as values that can be sent to other ranks."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -60,6 +61,10 @@ def prepare(config: BuildConfig) -> Plan | None:
     _settle(config, state, step)
     _tidy(output, state)
     _mark_lost(output, state)
+    if not state.rounds[0].complete:  # nothing of what stood there before a rebuild is of this one
+        for path in (output / ANNOTATIONS).glob("*.csv"):
+            if path.stem not in listing.tables:
+                path.unlink()
     for name, table in listing.tables.items():
         with publishing(output / ANNOTATIONS / f"{name}.csv") as temporary:
             pyarrow.csv.write_csv(table, temporary)
@@ -106,7 +111,10 @@ def make_plan(config: BuildConfig, listing: Listing, state: State) -> tuple[Plan
     inputs, first_shard = listing.inputs, 0
     if kind != "build":
         ids, rejects = _known_rows(config)
-        inputs = [i for i in inputs if i.video_id in rejects] if kind == "retry" else list(_beyond(inputs, ids))
+        if kind == "retry":
+            inputs = [entry for entry in inputs if entry.video_id in rejects]
+        else:
+            inputs = list(_under_new_ids(config, list(_beyond(inputs, ids)), {entry.video_id for entry in inputs}))
         first_shard = state.next_shard - (state.pending.num_shards if state.pending else 0)
     plan = Plan.make(inputs[: _whole_ids(inputs, config.limit)], config.effective(), first_shard)
     return plan, Round.of(kind, config.retry_reasons if kind == "retry" else (), plan)
@@ -120,6 +128,30 @@ def _beyond(inputs: Sequence[VideoInput], rows: Counter[str]) -> Iterator[VideoI
             left[entry.video_id] -= 1
         else:
             yield entry
+
+
+def _under_new_ids(config: BuildConfig, inputs: Sequence[VideoInput], listed: set[str]) -> Iterator[VideoInput]:
+    """``inputs`` without files that are packed under the id that they had before another file took or freed it.
+
+    ``a.mp4`` has the id ``a`` as long as there is no ``a.mkv``.
+    """
+    columns = ["video_id", "path", "bytes", "status"]
+    rows = pq.read_table(config.output / MANIFEST_NAME, columns=columns, filters=[("status", "=", OK)])
+    packed = {
+        (video_id, path, size)
+        for video_id, path, size, _ in zip(*(column.to_pylist() for column in rows.columns), strict=True)
+        if video_id not in listed
+    }
+    passed = 0
+    for entry in inputs:
+        stem = os.path.splitext(entry.name)[0]
+        before = {entry.name: stem, stem: entry.name}.get(entry.video_id)
+        if (before, entry.name, entry.bytes) in packed:
+            passed += 1
+        else:
+            yield entry
+    if passed:
+        logger.info("%d files are there under the ids that they had before, and stay under them", passed)
 
 
 def _whole_ids(inputs: Sequence[VideoInput], limit: int | None) -> int | None:

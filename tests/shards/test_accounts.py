@@ -18,6 +18,7 @@ from reelkin.shards import remove as remove_command
 from reelkin.shards.packing import building, removal, shard_work
 from reelkin.shards.packing.building import build
 from reelkin.shards.packing.config import BuildConfig
+from reelkin.shards.packing.plan import Plan
 from reelkin.shards.packing.removal import remove
 from reelkin.shards.packing.shard_work import ShardBuilder
 from reelkin.shards.reader import ShardSet
@@ -246,3 +247,41 @@ def test_a_second_command_in_a_folder_at_work_is_refused_and_harms_nothing(
     assert rows(out) == [("a", ""), ("b", ""), ("cut", "truncated"), ("new", "")]
     assert [done.returncode for done in seen] == [1, 1]
     assert all("another command is at work in" in done.stderr for done in seen)
+
+
+def test_a_file_whose_id_changes_as_another_comes_or_goes_is_not_packed_again(
+    folder: Path, made: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    build(BuildConfig((folder,), out))
+    shutil.copy(made / "vp9.webm", folder / "a.webm")  # now they are a.mp4 and a.webm
+    build(BuildConfig((folder,), out, add=True))
+    expected = [("a", ""), ("a.webm", ""), ("b", ""), ("cut", "truncated")]
+    assert rows(out) == expected
+    (folder / "a.mp4").unlink()  # now it is a, which is somebody's
+    build(BuildConfig((folder,), out, add=True))
+    assert rows(out) == expected
+    shutil.copy(made / "noise.mp4", folder / "b.mp4")
+    shutil.copy(made / "noise.mp4", folder / "b.gif")  # another video under a name that is known, but a new id
+    build(BuildConfig((folder,), out, add=True))
+    assert rows(out) == [*expected[:3], ("b.gif", ""), ("b.mp4", ""), expected[3]]
+
+
+def test_a_rebuild_leaves_no_annotations_of_another_data_set(folder: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    build(BuildConfig((folder,), out))
+    (out / "annotations").mkdir()
+    (out / "annotations" / "pairs.csv").write_text("query,video\n")
+    build(BuildConfig((folder,), out, clip_seconds=5, rebuild=True))
+    assert not (out / "annotations" / "pairs.csv").exists()
+
+
+def test_a_rank_that_sees_the_inputs_of_another_plan_builds_nothing_from_them() -> None:
+    def plan(*names: str) -> Plan:
+        inputs = [VideoInput(name, f"/in/{name}", name, 10, 1) for name in names]
+        return Plan.make(inputs, BuildConfig((Path("x"),), Path("y")).effective())
+
+    now, before = plan("a", "b"), plan("a", "c")
+    assert len(Plan.from_plain(now.inputs, now.to_plain()).group(0).inputs) == 2
+    with pytest.raises(ReelkinError, match="shard 0 are not those of the plan.*run the same command again"):
+        Plan.from_plain(before.inputs, now.to_plain()).group(0)
