@@ -15,7 +15,7 @@ from ...core.errors import DataError, Reason
 from ...core.files import sha256_file
 from ...core.progress import Progress
 from ..manifest import OK, REJECTED, ClipRow, VideoRow
-from ..sources.folders import changed_ns
+from ..sources.folders import changed_ns, measure_images
 from ..sources.inputs import Kind, VideoInput
 from ..video.isolation import ProbePool, Request
 from ..writer import MEMBER_LIMIT_BYTES, ShardWriter, writing_shard
@@ -144,7 +144,10 @@ class ShardBuilder:
             return [clip]
         parts: list[dict[str, Any]] = answer["clips"]
         keys = [key] if len(parts) == 1 else [f"{key}_{number:04d}" for number in range(len(parts))]
-        return [self._add_clip(writer, group, entry, *pair, facts) for pair in zip(keys, parts, strict=True)]
+        clips = [self._add_clip(writer, group, entry, *pair, facts) for pair in zip(keys, parts, strict=True)]
+        if entry.kind is not Kind.FILE:
+            _check_unchanged(entry)
+        return clips
 
     @staticmethod
     def _add_clip(
@@ -188,13 +191,17 @@ def _hash_of(entry: VideoInput) -> str:
 
 
 def _check_unchanged(entry: VideoInput) -> None:
-    """Raise DataError when a file is not the one that was listed: the plan's hashes would say something else."""
+    """Raise DataError when an input is not what was listed: the plan's hashes would say something else."""
     try:
-        found = os.stat(entry.path)
+        if entry.kind is Kind.FRAMES:
+            found = measure_images(entry.path)
+        else:
+            status = os.stat(entry.path)
+            found = status.st_size, changed_ns(status)
     except OSError as error:
         raise DataError(Reason.UNREADABLE, error.strerror or str(error)) from None
-    if (found.st_size, changed_ns(found)) != (entry.bytes, entry.modified_ns):
-        raise DataError(Reason.UNREADABLE, "the file changed while it was packed; take it up again with --retry")
+    if found != (entry.bytes, entry.modified_ns):
+        raise DataError(Reason.UNREADABLE, "it changed while it was packed; take it up again with --retry")
 
 
 def _rejected(entry: VideoInput, error: DataError) -> VideoRow:

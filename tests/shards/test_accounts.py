@@ -9,7 +9,9 @@ import sys
 from collections import Counter
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from reelkin.core.errors import DataError, Reason, ReelkinError, UsageError
 from reelkin.core.files import read_json
@@ -285,3 +287,25 @@ def test_a_rank_that_sees_the_inputs_of_another_plan_builds_nothing_from_them() 
     assert len(Plan.from_plain(now.inputs, now.to_plain()).group(0).inputs) == 2
     with pytest.raises(ReelkinError, match="shard 0 are not those of the plan.*run the same command again"):
         Plan.from_plain(before.inputs, now.to_plain()).group(0)
+
+
+def test_frames_and_arrays_that_change_while_they_are_packed_are_rejected(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source, run_in_threads = tmp_path / "in", building.run_in_threads
+    frames = np.zeros((4, 32, 32, 3), np.uint8)
+    for name in ("still", "moving"):
+        (source / name).mkdir(parents=True)
+        for number in range(3):
+            Image.fromarray(frames[0]).save(source / name / f"{number}.jpg")
+        np.save(source / f"{name}.npy", frames)
+    (tmp_path / "in" / "list.txt").write_text("still\nmoving\nstill.npy\nmoving.npy\n")
+
+    def change_first(*arguments: object) -> None:
+        os.utime(source / "moving" / "1.jpg", (2e9, 2e9))
+        os.utime(source / "moving.npy", (2e9, 2e9))
+        run_in_threads(*arguments)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(building, "run_in_threads", change_first)
+    build(BuildConfig((source / "list.txt",), tmp_path / "out"))
+    assert [reason for _, reason in rows(tmp_path / "out")] == ["unreadable", "unreadable", "", ""]
