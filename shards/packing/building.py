@@ -13,6 +13,8 @@ from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 
+import pyarrow as pa
+
 from ...core.config import as_dict
 from ...core.engine import Engine, start
 from ...core.engine.environment import read_launch
@@ -26,7 +28,7 @@ from .config import BuildConfig
 from .merging import Outcome, merge
 from .plan import Group, Plan
 from .records import read_if_done, read_record, record_path
-from .rounds import INPUTS_NAME, list_inputs, make_plan, prepare, taken_up_later
+from .rounds import INPUTS_NAME, Prepared, list_inputs, make_plan, prepare, taken_up_later
 from .shard_work import ShardBuilder, run_in_threads
 from .state import Round, State, read_removed, write_removed
 from .watching import Watched
@@ -47,13 +49,13 @@ def build(config: BuildConfig) -> Outcome:
         ReelkinError: the disk is full, children cannot be started, or another command is at work in the output folder.
     """
     with start(config.backend, deadline_seconds=_DEADLINE_SECONDS, device="cpu") as engine, _held(config, engine):
-        prepared = prepare(config) if engine.is_main else None
-        plain = engine.broadcast_object(prepared and prepared.to_plain(), "plan")
+        prepared = prepare(config) if engine.is_main else Prepared(None, {})
+        plain = engine.broadcast_object(prepared.plan and prepared.plan.to_plain(), "plan")
         if plain is not None:
             plan = Plan.from_plain(read_table(config.output / INPUTS_NAME), plain)
             _build_share(config, plan, engine)
         engine.barrier("all shards written")
-        outcome = _finish(config) if engine.is_main else None
+        outcome = _finish(config, prepared.annotations) if engine.is_main else None
         return Outcome(**engine.broadcast_object(outcome and vars(outcome), "outcome"))
 
 
@@ -131,7 +133,7 @@ def _scratch(output: Path) -> Iterator[Path]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def _finish(config: BuildConfig) -> Outcome:
+def _finish(config: BuildConfig, annotations: dict[str, pa.Table]) -> Outcome:
     """On rank 0, when all ranks are done: check that every shard is there, and publish the tables."""
     output, state = config.output, State.read(config.output)
     if state.pending:
@@ -145,7 +147,8 @@ def _finish(config: BuildConfig) -> Outcome:
             write_removed(output, read_removed(output) - _ids_of(output, state.pending))
         state.rounds[-1] = Round(**{**vars(state.rounds[-1]), "complete": True})
         state.publish(output)
-    outcome = merge(output, state, config.max_reject_share)
+    later = bool(config.retry or config.add)  # such a command may be without the annotations of the build
+    outcome = merge(output, state, config.max_reject_share, None if later and not annotations else annotations)
     (output / INPUTS_NAME).unlink(missing_ok=True)
     return outcome
 

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
+import pyarrow.csv
 
 from ...core.errors import ExitCode, Reason, ReelkinError
-from ...core.files import publish_json, publish_table, sha256_file
+from ...core.files import publish_json, publish_table, publishing, read_json, sha256_file
 from ..index import CLIPS_NAME, FORMAT, INDEX_NAME, MANIFEST_NAME, TABLES, VERSION, sealed
 from ..manifest import OK, REJECTED, ClipRow, VideoRow
 from .plan import shard_name
@@ -57,8 +59,13 @@ class Outcome:
         return (self.num_rejected - absent) / there if there else 1.0
 
 
-def merge(output: Path, state: State, max_reject_share: float) -> Outcome:
+def merge(
+    output: Path, state: State, max_reject_share: float, annotations: Mapping[str, pa.Table] | None = None
+) -> Outcome:
     """Publish the tables and ``shards.json`` from the records of all complete rounds.
+
+    Args:
+        annotations: of the data set that was listed, by name; None leaves those that are there.
 
     Raises:
         ReelkinError: a record is missing or damaged, or the disk is full.
@@ -82,7 +89,9 @@ def merge(output: Path, state: State, max_reject_share: float) -> Outcome:
         MANIFEST_NAME: manifest,
         CLIPS_NAME: pa.concat_tables([pa.Table.from_batches([], ClipRow.SCHEMA), *clips]),
     }
+    hashes = _known_annotations(output)
     (output / INDEX_NAME).unlink(missing_ok=True)  # nobody reads the folder while its tables are exchanged
+    hashes |= _publish_annotations(output, annotations or {}, alone=len(state.rounds) == 1 and annotations is not None)
     for name in TABLES:
         publish_table(output / name, tables[name])
     index = {
@@ -90,12 +99,36 @@ def merge(output: Path, state: State, max_reject_share: float) -> Outcome:
         "version": VERSION,
         "shards": shards,
         "tables": {name: sha256_file(output / name) for name in TABLES},
-        "annotations": {path.name: sha256_file(path) for path in sorted((output / ANNOTATIONS).glob("*.csv"))},
+        "annotations": {
+            path.name: hashes.get(path.name) or sha256_file(path)
+            for path in sorted((output / ANNOTATIONS).glob("*.csv"))
+        },
         "config": state.rounds[0].config,
         "rounds": sum(step.complete for step in state.rounds),
     }
     publish_json(output / INDEX_NAME, sealed(index))
     return _outcome(output, manifest, shards, max_reject_share)
+
+
+def _known_annotations(output: Path) -> dict[str, str]:
+    """Hashes of annotations as they were written: what has been damaged since is not taken for good."""
+    try:
+        found = read_json(output / INDEX_NAME)["annotations"]
+        return {str(name): str(digest) for name, digest in found.items()}
+    except (ReelkinError, KeyError, TypeError, AttributeError):
+        return {}
+
+
+def _publish_annotations(output: Path, tables: Mapping[str, pa.Table], alone: bool) -> dict[str, str]:
+    """Write annotations, and remove others when these are all; their hashes."""
+    folder = output / ANNOTATIONS
+    for path in folder.glob("*.csv") if alone else ():
+        if path.stem not in tables:
+            path.unlink()
+    for name, table in tables.items():
+        with publishing(folder / f"{name}.csv") as temporary:
+            pyarrow.csv.write_csv(table, temporary)
+    return {f"{name}.csv": sha256_file(folder / f"{name}.csv") for name in tables}
 
 
 def _record(output: Path, number: int) -> Any:

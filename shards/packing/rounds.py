@@ -6,13 +6,14 @@ import logging
 import os
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
-import pyarrow.csv
+import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ...core.errors import Reason, ReelkinError, UsageError
-from ...core.files import publish_table, publishing, read_json, remove_partials
+from ...core.files import publish_table, read_json, remove_partials
 from ..index import INDEX_NAME, MANIFEST_NAME, shard_number
 from ..manifest import OK, REJECTED
 from ..sources.inputs import Listing, VideoInput
@@ -30,11 +31,16 @@ INPUTS_NAME = "inputs.parquet"
 """The inputs of an unfinished round, for the ranks; with the paths as they are on this machine."""
 
 
-def prepare(config: BuildConfig) -> Plan | None:
-    """List the inputs, plan, and make the output folder, which is there, ready.
+@dataclass(frozen=True)
+class Prepared:
+    """What is to be done, or no plan when there is nothing to do but to put the tables together; and annotations."""
 
-    Returns:
-        The plan, or None when there is nothing to do but to put the tables together.
+    plan: Plan | None
+    annotations: dict[str, pa.Table]
+
+
+def prepare(config: BuildConfig) -> Prepared:
+    """List the inputs, plan, and make the output folder, which is there, ready.
 
     Raises:
         UsageError: there is no input, or the folder belongs to another build.
@@ -54,23 +60,16 @@ def prepare(config: BuildConfig) -> Plan | None:
             state.rounds.pop()
             state.publish(output)
             _tidy(output, state)
-        return None
+        return Prepared(None, listing.tables)
     removed = read_removed(output)
     if removed and _lacks_tables_only(output, state):
         remove(output, sorted(removed), pass_over_lost=True)  # it was stopped half-way
     _settle(config, state, step)
     _tidy(output, state)
     _mark_lost(output, state)
-    if not state.rounds[0].complete:  # nothing of what stood there before a rebuild is of this one
-        for path in (output / ANNOTATIONS).glob("*.csv"):
-            if path.stem not in listing.tables:
-                path.unlink()
-    for name, table in listing.tables.items():
-        with publishing(output / ANNOTATIONS / f"{name}.csv") as temporary:
-            pyarrow.csv.write_csv(table, temporary)
     publish_table(output / INPUTS_NAME, plan.inputs)
     logger.info("%d inputs, %.1f MB, in %d shards", plan.num_inputs, plan.bytes / 1e6, len(plan))
-    return plan
+    return Prepared(plan, listing.tables)
 
 
 def _catch_up(output: Path, state: State) -> None:

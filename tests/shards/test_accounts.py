@@ -309,3 +309,24 @@ def test_frames_and_arrays_that_change_while_they_are_packed_are_rejected(
     monkeypatch.setattr(building, "run_in_threads", change_first)
     build(BuildConfig((source / "list.txt",), tmp_path / "out"))
     assert [reason for _, reason in rows(tmp_path / "out")] == ["unreadable", "unreadable", "", ""]
+
+
+def test_annotations_are_published_with_the_tables_and_stay_under_their_hash(tmp_path: Path, made: Path) -> None:
+    source, out = tmp_path / "vcdb", tmp_path / "out"
+    (source / "core_dataset" / "topic").mkdir(parents=True)
+    (source / "annotation").mkdir()
+    names = ("a" * 40, "b" * 40)
+    for name in names:
+        shutil.copy(made / "one.mp4", source / "core_dataset" / "topic" / f"{name}.mp4")
+    line = f"{names[0]}.mp4,{names[1]}.mp4,00:00:00,00:00:01,00:00:00,00:00:01\n"
+    (source / "annotation" / "topic.txt").write_text(line)
+    build(BuildConfig((source,), out, layout="vcdb"))
+    pairs = (out / "annotations" / "pairs.csv").read_bytes()
+    assert names[0].encode() in pairs
+    build(BuildConfig((source / "core_dataset",), out, retry=("all",)))  # there is nothing to retry
+    assert (out / "annotations" / "pairs.csv").read_bytes() == pairs
+    ShardSet.open(out).verify()
+    (out / "annotations" / "pairs.csv").write_bytes(pairs.replace(b"a", b"c", 1))
+    build(BuildConfig((source / "core_dataset",), out, retry=("all",)))
+    with pytest.raises(ReelkinError, match="pairs.csv"):  # damage is not taken for good by the next command
+        ShardSet.open(out).verify()
