@@ -64,6 +64,10 @@ def read_record(output: Path, number: int) -> Record:
         ReelkinError: there is none, or it is not as it was written.
     """
     path = record_path(output, number)
+    if not path.exists():
+        raise ReelkinError(
+            f"{path}, the account of a shard, is gone; restore it from a copy, or build into a new folder"
+        )
     value = read_json(path)
     try:
         if (value.pop("format"), value.pop("version")) != (_FORMAT, _VERSION):

@@ -190,7 +190,9 @@ def _settle(config: BuildConfig, state: State, step: Round) -> None:
             return
         # A build writes its plan before its first shard: without one, shards are somebody else's.
         foreign = not state.rounds and ((output / INDEX_NAME).exists() or any(output.glob("clips-*.tar")))
-        if (state.rounds or foreign) and not config.rebuild:
+        # A first build that was stopped is not published: --add lets it go on with what has come since.
+        growing = config.add and last is not None and last.config == step.config
+        if (state.rounds or foreign) and not config.rebuild and not growing:
             how = difference(state.rounds[0], step) if state.rounds else f"no {RECORDS}"
             raise UsageError(
                 f"output: {output} was built with {how}. Choose another folder, take new videos in with --add, or add "

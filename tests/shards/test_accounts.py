@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 
 from reelkin.core.errors import DataError, Reason, ReelkinError, UsageError
-from reelkin.core.files import read_json
+from reelkin.core.files import publish_json, read_json
 from reelkin.shards import build as build_command
 from reelkin.shards import remove as remove_command
 from reelkin.shards.packing import building, removal, shard_work
@@ -330,3 +330,37 @@ def test_annotations_are_published_with_the_tables_and_stay_under_their_hash(tmp
     build(BuildConfig((source / "core_dataset",), out, retry=("all",)))
     with pytest.raises(ReelkinError, match="pairs.csv"):  # damage is not taken for good by the next command
         ShardSet.open(out).verify()
+
+
+def test_a_first_build_that_was_stopped_goes_on_with_what_has_come_since(tmp_path: Path, made: Path) -> None:
+    source, out = tmp_path / "in", tmp_path / "out"
+    source.mkdir()
+    for name in ("a", "b"):
+        shutil.copy(made / "one.mp4", source / f"{name}.mp4")
+    build(BuildConfig((source,), out, shard_videos=1))
+    state = read_json(out / "plan.json")
+    state["rounds"][0]["complete"] = False  # as a stop before the tables leaves it
+    publish_json(out / "plan.json", state)
+    (out / "shards.json").unlink()
+    (out / "clips-000001.tar").unlink()
+    kept = (out / "clips-000000.tar").stat().st_ino
+    shutil.copy(made / "one.mp4", source / "c.mp4")
+    with pytest.raises(UsageError, match="2 inputs instead of 3"):
+        build(BuildConfig((source,), out, shard_videos=1))
+    with pytest.raises(UsageError, match="other settings"):
+        build(BuildConfig((source,), out, shard_videos=2, add=True))
+    build(BuildConfig((source,), out, shard_videos=1, add=True))
+    assert [row.video_id for row in ShardSet.open(out).videos] == ["a", "b", "c"]
+    assert (out / "clips-000000.tar").stat().st_ino == kept
+
+
+def test_a_lost_account_of_a_shard_is_said_with_what_to_do(tmp_path: Path, made: Path) -> None:
+    source, out = tmp_path / "in", tmp_path / "out"
+    source.mkdir()
+    shutil.copy(made / "one.mp4", source / "a.mp4")
+    build(BuildConfig((source,), out))
+    shutil.copy(made / "one.mp4", source / "b.mp4")
+    build(BuildConfig((source,), out, add=True))
+    (out / "records" / "000001.json").unlink()
+    with pytest.raises(ReelkinError, match="000001.json, the account of a shard, is gone; restore it"):
+        remove(out, ["b"])
