@@ -68,7 +68,8 @@ def test_one_bad_rank_ends_the_run(run_ranks: Callable, tmp_path: Path, launcher
     if fault == "raise":
         assert "ValueError: this rank has had enough" in output
     if fault in ("raise", "exit", "stop"):
-        assert "gradients of step 4" in output
+        # Where the other rank waits; or the launcher was quicker and ended it before it could say so.
+        assert "gradients of step 4" in output or (fault != "stop" and "SIGTERM" in output)
 
 
 @pytest.mark.slow
