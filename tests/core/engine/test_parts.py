@@ -142,8 +142,8 @@ def test_the_deadline_counts_only_the_current_wait_and_ends_the_process() -> Non
 def test_a_pause_of_the_whole_process_does_not_use_up_the_deadline() -> None:
     code = (
         "import time; from reelkin.core.engine.deadline import Watchdog\n"
-        "dog = Watchdog(0, 2, 2.0)\n"
-        "with dog.waiting(1, 'paused'):\n    print('in', flush=True); until = time.monotonic() + 4\n"
+        "dog = Watchdog(0, 2, 3.0)\n"
+        "with dog.waiting(1, 'paused'):\n    print('in', flush=True); until = time.monotonic() + 4.2\n"
         "    while time.monotonic() < until: time.sleep(0.05)\n"
         "print('out', flush=True)"
     )
@@ -151,7 +151,7 @@ def test_a_pause_of_the_whole_process_does_not_use_up_the_deadline() -> None:
     assert process.stdout is not None
     assert process.stdout.readline() == "in\n"
     os.kill(process.pid, signal.SIGSTOP)
-    time.sleep(3.5)  # longer than the deadline; awake it waits for 0.5 s only
+    time.sleep(4.0)  # longer than the deadline; awake it waits for 0.2 s only
     os.kill(process.pid, signal.SIGCONT)
     assert process.communicate(timeout=30)[0] == "out\n"
     assert process.returncode == 0
