@@ -18,6 +18,7 @@ from typing import IO, Any
 from ..core.errors import DataError, Reason
 from ..core.files import publishing
 from .archive import BLOCK, EXTENSION, KEY, MEMBER_LIMIT_BYTES, RECORD, member_header
+from .index import ShardEntry
 from .video.container import open_bytes
 
 _COPY_BYTES = 1 << 20
@@ -169,6 +170,10 @@ class ShardWriter:
         self._header(name, len(data))
         self._out.write(data)
         self._pad(len(data))
+
+    def entry(self, name: str) -> ShardEntry:
+        """What shards.json says of the finished archive."""
+        return ShardEntry(name, self.bytes, self.structure_sha256, self.num_clips)
 
     def finish(self) -> None:
         """Write the end of the archive."""

@@ -154,10 +154,8 @@ def _finish(config: BuildConfig, annotations: dict[str, pa.Table]) -> Outcome:
 
 
 def _ids_of(output: Path, step: Round) -> set[str]:
-    numbers = range(step.first_shard, step.first_shard + step.num_shards)
-    return {row["video_id"] for number in numbers for row in read_record(output, number).videos}
+    return {row["video_id"] for number in step.shards for row in read_record(output, number).videos}
 
 
 def _missing_accounts(output: Path, step: Round) -> list[str]:
-    numbers = range(step.first_shard, step.first_shard + step.num_shards)
-    return [f"the account of shard {number}" for number in numbers if not record_path(output, number).exists()]
+    return [f"the account of shard {number}" for number in step.shards if not record_path(output, number).exists()]

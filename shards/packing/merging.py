@@ -16,8 +16,7 @@ from ...core.errors import ExitCode, Reason, ReelkinError
 from ...core.files import publish_json, publish_table, publishing, read_json, sha256_file
 from ..index import CLIPS_NAME, FORMAT, INDEX_NAME, MANIFEST_NAME, TABLES, VERSION, sealed
 from ..manifest import OK, REJECTED, ClipRow, VideoRow
-from .plan import shard_name
-from .records import read_record, settle
+from .records import read_settled
 from .state import Round, State
 
 ANNOTATIONS = "annotations"
@@ -77,18 +76,15 @@ def merge(
         if not step.complete:
             continue
         videos = []
-        for number in range(step.first_shard, step.first_shard + step.num_shards):
-            record = _record(output, number)
+        for number in step.shards:
+            record = read_settled(output, number)
             videos.append(pa.Table.from_pylist(record.videos, schema=VideoRow.SCHEMA))
             clips.append(pa.Table.from_pylist(record.clips, schema=ClipRow.SCHEMA))
             if record.shard:
                 shards.append(record.shard)
         manifest = _superseded(manifest, pa.concat_tables([VideoRow.SCHEMA.empty_table(), *videos]), step)
     manifest = manifest.take(pc.sort_indices(manifest, sort_keys=[("video_id", "ascending")]))
-    tables = {
-        MANIFEST_NAME: manifest,
-        CLIPS_NAME: pa.concat_tables([pa.Table.from_batches([], ClipRow.SCHEMA), *clips]),
-    }
+    tables = {MANIFEST_NAME: manifest, CLIPS_NAME: pa.concat_tables(clips)}
     hashes = _known_annotations(output)
     (output / INDEX_NAME).unlink(missing_ok=True)  # nobody reads the folder while its tables are exchanged
     hashes |= _publish_annotations(output, annotations or {}, alone=len(state.rounds) == 1 and annotations is not None)
@@ -129,13 +125,6 @@ def _publish_annotations(output: Path, tables: Mapping[str, pa.Table], alone: bo
         with publishing(folder / f"{name}.csv") as temporary:
             pyarrow.csv.write_csv(table, temporary)
     return {f"{name}.csv": sha256_file(folder / f"{name}.csv") for name in tables}
-
-
-def _record(output: Path, number: int) -> Any:
-    try:
-        return settle(output, number, read_record(output, number))
-    except OSError as error:
-        raise ReelkinError(f"cannot read {output / shard_name(number)}: {error.strerror or error}") from error
 
 
 def _superseded(before: pa.Table, after: pa.Table, step: Round) -> pa.Table:

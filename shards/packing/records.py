@@ -78,12 +78,20 @@ def read_record(output: Path, number: int) -> Record:
         raise ReelkinError(f"{path} is not the account of a shard; remove it and run the same command again") from None
 
 
+def read_settled(output: Path, number: int) -> Record:
+    """The account of a shard that holds (see `settle`). Raises ReelkinError when it or the shard cannot be read."""
+    try:
+        return settle(output, number, read_record(output, number))
+    except OSError as error:
+        raise ReelkinError(f"cannot read {output / shard_name(number)}: {error.strerror or error}") from error
+
+
 def read_if_done(output: Path, number: int, inputs_sha256: str) -> Record | None:
     """The record of a shard that is there and holds just these inputs, else None."""
     if not record_path(output, number).exists():
         return None
     try:
-        record = settle(output, number, read_record(output, number))
+        record = read_settled(output, number)
         size = (output / shard_name(number)).stat().st_size if record.shard else 0
         done = record.inputs_sha256 == inputs_sha256 and (record.shard is None or record.shard["bytes"] == size)
         return record if done else None

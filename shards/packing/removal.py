@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,10 +20,10 @@ from ...core.progress import Progress
 from ..archive import Archive
 from ..index import INDEX_NAME
 from ..manifest import OK, REJECTED
-from ..writer import Section, ShardWriter, writing_shard
+from ..writer import Section, writing_shard
 from .merging import Outcome, merge
 from .plan import shard_name
-from .records import RECORDS, Record, read_record, settle, write_record
+from .records import RECORDS, Record, read_settled, write_record
 from .state import State, read_removed, write_removed
 
 logger = logging.getLogger(__name__)
@@ -56,7 +56,7 @@ def find(output: Path, video_ids: Sequence[str]) -> dict[int, set[str]]:
     wanted = set(video_ids)
     found: dict[int, set[str]] = {}
     for number in _numbers(output):
-        ids = {row["video_id"] for row in _record(output, number).videos} & wanted
+        ids = {row["video_id"] for row in read_settled(output, number).videos} & wanted
         if ids:
             found[number] = ids
     return found
@@ -83,7 +83,7 @@ def remove(output: Path, video_ids: Sequence[str], *, pass_over_lost: bool = Fal
         remove_partials(output / RECORDS)
         with Progress(len(found), "shards", "taking videos out") as progress:
             for number, ids in sorted(found.items()):
-                record = _record(output, number)
+                record = read_settled(output, number)
                 if pass_over_lost and record.shard and not (output / shard_name(number)).exists():
                     continue
                 removed |= {row["video_id"] for row in record.videos if row["video_id"] in ids and row["status"] == OK}
@@ -99,13 +99,6 @@ def _numbers(output: Path) -> range:
     if not state.rounds or state.pending:
         raise UsageError(f"shards: {output} holds no finished shards; let the build go on first, with its own command")
     return range(state.next_shard)
-
-
-def _record(output: Path, number: int) -> Record:
-    try:
-        return settle(output, number, read_record(output, number))
-    except OSError as error:
-        raise ReelkinError(f"cannot read {output / shard_name(number)}: {error.strerror or error}") from error
 
 
 def _take_out(output: Path, number: int, record: Record, ids: set[str]) -> bool:
@@ -134,7 +127,7 @@ def _take_out(output: Path, number: int, record: Record, ids: set[str]) -> bool:
                     )
                 after.clips.append({**row, "offset": member.offset})
             writer.finish()
-            after.shard = _shard(path, writer)
+            after.shard = asdict(writer.entry(path.name))
             record.becoming = after  # from here on either account may turn out to be the right one
             write_record(output, number, record)
     write_record(output, number, after)
@@ -148,15 +141,6 @@ def _kept_clips(path: Path, kept: dict[str, dict[str, Any]]) -> Iterator[tuple[d
             if member.key in kept and member.extension == "json":
                 text = b"".join(bytes(part) for part in archive.data(member))
                 yield kept[member.key], json.loads(text)
-
-
-def _shard(path: Path, writer: ShardWriter) -> dict[str, Any]:
-    return {
-        "name": path.name,
-        "bytes": writer.bytes,
-        "structure_sha256": writer.structure_sha256,
-        "num_clips": writer.num_clips,
-    }
 
 
 def _without(row: dict[str, Any]) -> dict[str, Any]:

@@ -93,6 +93,7 @@ def _lacks_tables_only(output: Path, state: State) -> bool:
 
 
 def list_inputs(config: BuildConfig) -> Listing:
+    """What the command was given. Raises UsageError when that is nothing."""
     listing = list_videos(config.videos, config.layout, config.source_options)
     if not listing.inputs:
         ignored = listing.ignored_in_words()
@@ -223,14 +224,14 @@ def taken_up_later(output: Path, plan: Plan) -> frozenset[str]:
     """Ids that a later round took up: their clips are there, also when a shard of ``plan`` has to be written again."""
     end = plan.first_shard + len(plan)
     steps = [step for step in State.read(output).rounds if step.kind == "retry" and step.first_shard >= end]
-    numbers = [number for step in steps for number in range(step.first_shard, step.first_shard + step.num_shards)]
+    numbers = [number for step in steps for number in step.shards]
     return frozenset(row["video_id"] for number in numbers for row in read_record(output, number).videos)
 
 
 def _mark_lost(output: Path, state: State) -> None:
     """Turn what a lost shard of a later round held into rejects: its inputs are not this command's to build again."""
     for step in state.rounds[1:]:
-        for number in range(step.first_shard, step.first_shard + step.num_shards) if step.complete else ():
+        for number in step.shards if step.complete else ():
             record = read_record(output, number)
             if read_if_done(output, number, record.inputs_sha256) is not None:
                 continue

@@ -7,7 +7,7 @@ import os
 import shutil
 import threading
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -82,14 +82,7 @@ class ShardBuilder:
                 videos.append(row)
                 clips += added
                 self._tell(row, entry)
-        shard: dict[str, Any] | None = None
-        if clips:
-            shard = {
-                "name": group.shard_name,
-                "bytes": writer.bytes,
-                "structure_sha256": writer.structure_sha256,
-                "num_clips": writer.num_clips,
-            }
+        shard = asdict(writer.entry(group.shard_name)) if clips else None
         write_record(output, group.number, Record.of(group.sha256, shard, videos, clips))
 
     def _known(self, entry: VideoInput) -> DataError | None:

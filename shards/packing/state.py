@@ -43,6 +43,11 @@ class Round:
         """A round that has just begun."""
         return cls(kind, sorted(reasons), plan.config, plan.sha256, plan.num_inputs, plan.first_shard, len(plan))
 
+    @property
+    def shards(self) -> range:
+        """Numbers of its shards."""
+        return range(self.first_shard, self.first_shard + self.num_shards)
+
     def same_work(self, other: Round) -> bool:
         """Whether both come to the same shards."""
         return replace(self, complete=False) == replace(other, complete=False)

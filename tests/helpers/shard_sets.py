@@ -56,14 +56,7 @@ class ShardSetMaker:
                 row = (video_id, name, key, "mp4", start, 2.5, 25, member.bytes, member.sha256, member.offset)
                 self.clips.append(ClipRow(*row))
             self.videos += [VideoRow(f"video {shard}.{n}", OK, num_clips=2, num_frames=50) for n in range(2)]
-        self.shards.append(
-            {
-                "name": name,
-                "bytes": writer.bytes,
-                "structure_sha256": writer.structure_sha256,
-                "num_clips": writer.num_clips,
-            }
-        )
+        self.shards.append(asdict(writer.entry(name)))
 
     def write(self) -> None:
         write_tables(self.folder, self.videos, self.clips)
