@@ -125,11 +125,9 @@ def sample_times(pts_seconds: np.ndarray, duration: float, fps: float | None, st
 
 def first_instant(fps: float, start_seconds: float = 0.0) -> float:
     """Seconds from a clip's first picture to the first instant k/fps of its video that is not the clip's before it."""
-    return (
-        float(np.ceil((start_seconds - _END_TOLERANCE_SECONDS) * fps)) / fps - start_seconds
-        if start_seconds > 0
-        else 0.0
-    )
+    if start_seconds <= 0:
+        return 0.0
+    return float(np.ceil((start_seconds - _END_TOLERANCE_SECONDS) * fps)) / fps - start_seconds
 
 
 def decode_frames(

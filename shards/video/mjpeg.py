@@ -17,6 +17,7 @@ from PIL import Image
 
 from ...core.errors import DataError, Reason
 from .container import Limits
+from .muxing import BITEXACT, abandon_output
 
 JPEG_QUALITY = 95
 """Of images that are encoded here; colour is kept at full resolution (4:4:4)."""
@@ -89,8 +90,7 @@ class MjpegWriter:
     def write(self, jpeg: bytes, width: int, height: int) -> None:
         """Append the next picture; all have the size of the first."""
         if self._out is None:
-            # A Python file, because its OSError comes through as it is; bitexact: no version strings and no dates.
-            self._out = av.open(self._file, "w", format="mp4", options={"fflags": "+bitexact"})
+            self._out = av.open(self._file, "w", format="mp4", options=BITEXACT)
             self._stream = self._out.add_mux_stream("mjpeg", width=width, height=height, time_base=self._base)
         packet = Packet(jpeg)
         packet.stream = self._stream
@@ -112,12 +112,7 @@ class MjpegWriter:
 
     def abandon(self) -> None:
         """Close the file as it is."""
-        try:
-            self._file.close()  # first: the muxer then does not try to write its end
-        except OSError:  # what could not be written was reported before
-            pass
-        if self._out is not None:
-            self._out.close()
+        abandon_output(self._file, self._out)
 
 
 def _time_base(times: Sequence[Fraction], frame_rate: Fraction) -> Fraction:

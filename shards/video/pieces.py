@@ -16,6 +16,8 @@ import av
 from av.packet import Packet
 from av.video.stream import VideoStream
 
+from .muxing import BITEXACT, abandon_output
+
 MUXERS = {"mp4": "mp4", "mov": "mov", "webm": "webm", "mkv": "matroska", "wmv": "asf", "flv": "flv", "avi": "avi"}
 """Extension -> FFmpeg's name of the container format, for pieces."""
 
@@ -47,12 +49,11 @@ class PieceWriter:
             self._timescale *= 2
         self._shown_ticks = shown_ticks if container in ("mp4", "mov") else None
         self._file: IO[bytes] = open(path, "wb")  # noqa: SIM115 - closed by __exit__
-        options = {"fflags": "+bitexact"}  # no version strings, dates or random ids
+        options = dict(BITEXACT)
         if container in ("mp4", "mov"):
             # One unit for the track and the edit list: nothing is rounded.
             options |= {"movie_timescale": str(self._timescale), "video_track_timescale": str(self._timescale)}
         try:
-            # A Python file, because its OSError comes through as it is.
             self._out = av.open(self._file, "w", format=MUXERS[container], options=options)
             self._stream: Any = self._out.add_stream_from_template(template, opaque=True)
             tag = template.codec_context.codec_tag
@@ -83,11 +84,7 @@ class PieceWriter:
 
     def abandon(self) -> None:
         """Close the file as it is."""
-        try:
-            self._file.close()  # first: the muxer then does not try to write its end
-        except OSError:  # what could not be written was reported before
-            pass
-        self._out.close()
+        abandon_output(self._file, self._out)
 
 
 def _end_edit(path: Path, duration: int) -> None:
