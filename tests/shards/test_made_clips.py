@@ -149,7 +149,9 @@ def test_a_disk_that_is_full_while_clips_are_cut_ends_the_build_and_blames_no_vi
     assert ShardSet.open(out).videos[0].num_clips == 3
 
 
-@pytest.mark.parametrize("fps", [1.0, 3.0, 0.3])
+@pytest.mark.parametrize(
+    "fps", [1.0, 0.7, 3.3, 0.3]
+)  # the cuts lie at whole seconds: off the grid of all but the first
 def test_clips_are_sampled_at_the_instants_of_the_whole(long_videos: Path, tmp_path: Path, fps: float) -> None:
     build(BuildConfig((long_videos,), tmp_path / "out", clip_seconds=2.2))
     shards = ShardSet.open(tmp_path / "out")
@@ -160,7 +162,7 @@ def test_clips_are_sampled_at_the_instants_of_the_whole(long_videos: Path, tmp_p
         times = [frame.time + clip.start_seconds for part, clip in zip(parts, clips, strict=True) for frame in part]
         assert len(clips) > 3 and times == pytest.approx(whole.times, abs=1e-6)
         assert np.array_equal(np.stack([frame.picture for part in parts for frame in part]), whole.frames)
-        assert fps >= 1 or not all(parts)  # a clip between two instants gives nothing
+        assert fps > 0.5 or not all(parts)  # a clip between two instants gives nothing
 
 
 def test_the_first_instant_of_a_clip_is_the_next_one_of_its_video() -> None:
