@@ -99,7 +99,7 @@ def check_torchvision() -> Finding:
     """torchvision, imported as the frame encoders import it."""
     found, trouble = probe(
         "import json\n"
-        "from reelkin.extract.torchvision_import import import_torchvision\n"
+        "from reelkin.extract.encoders.torchvision_import import import_torchvision\n"
         "print(json.dumps({'version': import_torchvision().__version__}))"
     )
     if trouble:

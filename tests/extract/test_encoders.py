@@ -15,12 +15,12 @@ from torch import Tensor, nn
 
 from reelkin.core.errors import ReelkinError, UsageError
 from reelkin.core.files import sha256_file
-from reelkin.extract import weights as weights_module
 from reelkin.extract.encoders import EncoderSpec, build_encoder, encoder_list
+from reelkin.extract.encoders import weights as weights_module
+from reelkin.extract.encoders.imac import fold_batch_norms, imac
+from reelkin.extract.encoders.torchvision_import import import_torchvision
+from reelkin.extract.encoders.weights import fill_with_random
 from reelkin.extract.frames import Preprocessing, crop_frames, to_network_input
-from reelkin.extract.imac import fold_batch_norms, imac
-from reelkin.extract.torchvision_import import import_torchvision
-from reelkin.extract.weights import fill_with_random
 
 PUBLISHED = Path(__file__).parents[2] / "../shared/weights/mobilenet_v2_imagenet_imac.torchscript.pt"
 

@@ -13,7 +13,7 @@ import types
 
 import torch
 
-from ..core.errors import ReelkinError
+from ...core.errors import ReelkinError
 
 TESTED = "0.28.0"
 """torchvision that matches torch 2.13.0."""

@@ -15,9 +15,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ..core.engine import Engine
-from ..core.errors import ReelkinError, UsageError
-from .frames import Preprocessing, to_network_input
+from ...core.engine import Engine
+from ...core.errors import ReelkinError, UsageError
+from ..frames import Preprocessing, to_network_input
 from .imac import ResNetIMAC, fold_batch_norms
 from .scripted import checked_output, find_input, load_scripted
 from .torchvision_import import import_torchvision

@@ -19,9 +19,9 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
-from ..core.errors import ReelkinError, UsageError
-from ..core.files import publishing, sha256_file
-from ..core.seeds import generator
+from ...core.errors import ReelkinError, UsageError
+from ...core.files import publishing, sha256_file
+from ...core.seeds import generator
 
 log = logging.getLogger("reelkin.extract")
 
