@@ -6,12 +6,10 @@ A file that crashes the decoder, or never lets it come back, then costs that fil
 
 from __future__ import annotations
 
-import ctypes
 import dataclasses
 import errno
 import gc
 import json
-import math
 import os
 import resource
 import signal
@@ -19,6 +17,7 @@ import sys
 import traceback
 from typing import Any
 
+from ...core.confinement import allow_cpu, bound, die_with
 from ...core.errors import DataError, Reason
 from .container import Limits, out_of_memory
 from .isolation import Request
@@ -28,7 +27,6 @@ _GRACE_SECONDS = 5.0
 _ADVICE = "Make room or check the permissions, then run the same command again: what was published before is kept"
 _OPEN_FILES = 64
 _DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG)  # of the disk that clips are written to
-_PR_SET_PDEATHSIG = 1  # <linux/prctl.h>
 
 
 def answer(request: dict[str, Any], limits: Limits, write_bytes: int | None = None) -> dict[str, Any]:
@@ -60,11 +58,11 @@ def main() -> None:
     # Answers get a channel of their own: a library that prints must not be taken for an answer.
     answers = os.fdopen(os.dup(1), "w", encoding="ascii")
     os.dup2(2, 1)
-    _die_with(settings["parent"])
-    _bound(resource.RLIMIT_AS, settings["memory_bytes"] or None)
-    _bound(resource.RLIMIT_FSIZE, settings["write_bytes"])
-    _bound(resource.RLIMIT_NOFILE, _OPEN_FILES)
-    _bound(resource.RLIMIT_CORE, 0)
+    die_with(settings["parent"])
+    bound(resource.RLIMIT_AS, settings["memory_bytes"] or None)
+    bound(resource.RLIMIT_FSIZE, settings["write_bytes"])
+    bound(resource.RLIMIT_NOFILE, _OPEN_FILES)
+    bound(resource.RLIMIT_CORE, 0)
     limits = Limits(**settings["limits"])
     gc.freeze()  # what is loaded now stays: collecting then costs next to nothing
     print("ready", file=answers, flush=True)
@@ -72,35 +70,11 @@ def main() -> None:
         request = json.loads(line)
         # The parent kills a child that takes too long; this is for a parent that is gone.
         signal.setitimer(signal.ITIMER_REAL, request["seconds"] + _GRACE_SECONDS)
-        _allow_cpu(request["cpu_seconds"])
+        allow_cpu(request["cpu_seconds"])
         reply = {**answer(request, limits, settings["write_bytes"]), "number": request["number"]}
         gc.collect()  # an open container and what it yielded refer to one another, and are large
         signal.setitimer(signal.ITIMER_REAL, 0)
         print(json.dumps(reply, ensure_ascii=True), file=answers, flush=True)
-
-
-def _die_with(parent: int) -> None:
-    """Have the kernel kill this process when the thread that started it ends, even in the middle of a decoder."""
-    prctl = getattr(ctypes.CDLL(None), "prctl", None)  # Linux only; elsewhere the timer and stdin's end must do
-    if prctl is not None:
-        prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
-    if os.getppid() != parent:  # it was gone before
-        os._exit(1)
-
-
-def _bound(kind: int, value: int | None) -> None:
-    """Lower a limit to ``value``, if it is not lower already."""
-    if value is not None:
-        hard = resource.getrlimit(kind)[1]
-        value = value if hard == resource.RLIM_INFINITY else min(value, hard)
-        resource.setrlimit(kind, (value, value))
-
-
-def _allow_cpu(seconds: float) -> None:
-    """Let the process use so much more processor time, in whole seconds; past it SIGXCPU ends it."""
-    used = resource.getrusage(resource.RUSAGE_SELF)
-    soft, hard = math.ceil(used.ru_utime + used.ru_stime + seconds), resource.getrlimit(resource.RLIMIT_CPU)[1]
-    resource.setrlimit(resource.RLIMIT_CPU, (soft if hard == resource.RLIM_INFINITY else min(soft, hard), hard))
 
 
 if __name__ == "__main__":
