@@ -19,8 +19,9 @@ from pathlib import Path
 import numpy as np
 
 from ..core.errors import DataError, Reason
-from ..shards.video.decode import iter_frames, sample_times
+from ..shards.video.decode import iter_frames
 from ..shards.video.probe import make_plan
+from ..shards.video.sampling import Sampling, choose
 from .frames import Preprocessing, crop_frames
 
 CHUNKS_AHEAD = 4
@@ -141,7 +142,8 @@ def _chunks(
 ) -> Iterator[Chunk]:
     plan = make_plan(source.data)
     wanted: set[int] | None = None
-    count = len(sample_times(plan.probe.pts_seconds, plan.probe.duration_seconds, fps, source.start_seconds))
+    samples = choose(plan, Sampling("times", fps), source.start_seconds)
+    count = len(samples)
     if count and pick is not None:
         wanted = {int(index) for index in pick(source.key, count)}
     pictures: list[np.ndarray] = []
@@ -155,8 +157,8 @@ def _chunks(
         times.clear()
         return made
 
-    side, start = preprocessing.short_side, source.start_seconds
-    for number, frame in enumerate(iter_frames(source.data, fps=fps, short_side=side, plan=plan, start_seconds=start)):
+    side = preprocessing.short_side
+    for number, frame in enumerate(iter_frames(source.data, plan=plan, samples=samples, short_side=side)):
         any_frame = True
         if wanted is not None and number not in wanted:
             continue

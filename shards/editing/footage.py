@@ -8,8 +8,9 @@ from typing import Protocol
 
 import numpy as np
 
-from ..video.decode import iter_frames, sample_times
+from ..video.decode import iter_frames
 from ..video.probe import make_plan
+from ..video.sampling import Sampling, choose, sample_times
 
 
 class Footage(Protocol):
@@ -55,7 +56,8 @@ class FileFootage:
 
     def sampled(self, rate: float) -> Iterator[np.ndarray]:
         """See `Footage`."""
-        for frame in iter_frames(self._path, fps=rate, short_side=self._short_side, plan=self._plan):
+        samples = choose(self._plan, Sampling("times", rate))
+        for frame in iter_frames(self._path, plan=self._plan, samples=samples, short_side=self._short_side):
             yield frame.picture
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import av.error
 import numpy as np
@@ -29,11 +30,13 @@ from .container import (
     outgrown,
     video_stream,
 )
+from .legacy_scaling import resize_cubic
 from .orientation import Orientation
 from .probe import DEFAULT_LIMITS, DecodingPlan, make_plan
+from .sampling import Samples, Sampling, choose
 
-_PTS_TOLERANCE_SECONDS = 1e-6  # float rounding of time stamps
-_END_TOLERANCE_SECONDS = 2e-3  # containers that count milliseconds
+Scaling = Literal["area", "tca"]
+
 # Rounded the same way on every processor; the fast path of swscale is off by up to 2 of 255 when it scales.
 _EXACT = Interpolation.ACCURATE_RND | Interpolation.FULL_CHR_H_INT | Interpolation.BITEXACT
 
@@ -92,44 +95,6 @@ class TimedFrame:
         return f"TimedFrame(picture={self.picture.dtype}{shape}, time={self.time:.3f}, pts={self.pts:.3f})"
 
 
-def sample_times(pts_seconds: np.ndarray, duration: float, fps: float | None, start_seconds: float = 0.0) -> np.ndarray:
-    """Which pictures are shown at t = 0, 1/fps, 2/fps, ... within the duration.
-
-    Args:
-        pts_seconds: float [N], ascending, N >= 1; counted from the first one.
-        duration: seconds from the first picture to the end of the last one.
-        fps: samples per second, or None for every picture.
-        start_seconds: of a clip, where it begins in its video: the clips of a video are sampled at the instants of the
-            whole, so that cutting changes no sample.
-
-    Returns:
-        int64 [T], ascending indices into ``pts_seconds``; a picture that stays longer than 1/fps is repeated. Sample k
-        is taken `first_instant` + k/fps seconds after the first picture. T >= 1 for a clip that begins at 0.
-
-    Raises:
-        ValueError: no pictures, or fps not positive.
-    """
-    if not len(pts_seconds):
-        raise ValueError("pts_seconds is empty: a video without pictures has no samples")
-    if fps is None:
-        return np.arange(len(pts_seconds), dtype=np.int64)
-    if not 0 < fps < float("inf"):
-        raise ValueError(f"fps is {fps}: give a positive number, or None for every picture")
-    first = first_instant(fps, start_seconds)
-    count = max(int(start_seconds <= 0), int(np.ceil((duration - _END_TOLERANCE_SECONDS - first) * fps)))
-    instants = first + np.arange(count) / fps
-    relative = np.asarray(pts_seconds, np.float64) - pts_seconds[0]
-    shown = np.searchsorted(relative, instants + _PTS_TOLERANCE_SECONDS, side="right") - 1
-    return np.maximum(shown, 0).astype(np.int64)
-
-
-def first_instant(fps: float, start_seconds: float = 0.0) -> float:
-    """Seconds from a clip's first picture to the first instant k/fps of its video that is not the clip's before it."""
-    if start_seconds <= 0:
-        return 0.0
-    return float(np.ceil((start_seconds - _END_TOLERANCE_SECONDS) * fps)) / fps - start_seconds
-
-
 def decode_frames(
     source: Path | bytes,
     *,
@@ -144,7 +109,7 @@ def decode_frames(
 
     Args:
         source: a path or the file's bytes.
-        fps: samples per second, by time stamp (see `sample_times`), or None for every picture.
+        fps: samples per second, by time stamp (see `sampling.sample_times`), or None for every picture.
         short_side: scale so that the shorter side of the displayed picture has this many pixels, the other side in
             proportion (area averaging when shrinking, bicubic when enlarging); None keeps the size. Pictures that
             change size within the video are scaled to the first one's.
@@ -161,7 +126,7 @@ def decode_frames(
         DamagedVideo: (a DataError) damage after good pictures; ``partial`` holds those.
     """
     plan = plan or make_plan(source, limits=limits)
-    count = len(sample_times(plan.probe.pts_seconds, plan.probe.duration_seconds, fps))
+    samples = choose(plan, Sampling("all") if fps is None else Sampling("times", fps))
     frames: np.ndarray | None = None
     times: list[float] = []
     pts: list[float] = []
@@ -173,10 +138,10 @@ def decode_frames(
 
     try:
         for frame in iter_frames(
-            source, fps=fps, short_side=short_side, rotate=rotate, threads=threads, limits=limits, plan=plan
+            source, plan=plan, samples=samples, short_side=short_side, threads=threads, limits=limits, rotate=rotate
         ):
             if frames is None:
-                frames = np.empty((count, *frame.picture.shape), np.uint8)
+                frames = np.empty((len(samples), *frame.picture.shape), np.uint8)
             frames[len(times)] = frame.picture
             times.append(frame.time)
             pts.append(frame.pts)
@@ -191,27 +156,33 @@ def decode_frames(
 def iter_frames(
     source: Path | bytes,
     *,
-    fps: float | None = 1.0,
+    plan: DecodingPlan,
+    samples: Samples,
     short_side: int | None = None,
-    rotate: bool = True,
+    scaling: Scaling = "area",
     threads: int = 1,
     limits: Limits = DEFAULT_LIMITS,
-    plan: DecodingPlan | None = None,
-    start_seconds: float = 0.0,
+    rotate: bool = True,
 ) -> Iterator[TimedFrame]:
-    """Like `decode_frames`, one picture at a time: memory does not grow with the length of the video.
+    """Decode chosen pictures one at a time: memory does not grow with the length of the video.
 
     Args:
-        start_seconds: where a clip begins in its video, see `sample_times`; a short clip may then give no picture.
+        source: a path or the file's bytes.
+        plan: from `make_plan` for the same source.
+        samples: from `sampling.choose` for this plan.
+        short_side, threads, limits, rotate: see `decode_frames`.
+        scaling: "area", see `decode_frames`; "tca", what TCA's published code does with OpenCV: bicubic (a = -0.75)
+            without low-pass filter on RGB pictures of full size, colours by BT.601 whatever the video says.
+
+    Yields:
+        A frame for each sample, in order; the samples of one picture share its array.
 
     Raises:
         DataError: after the last good picture, when the video is damaged or truncated.
     """
-    plan = plan or make_plan(source, limits=limits)
     probe = plan.probe
-    picks = sample_times(probe.pts_seconds, probe.duration_seconds, fps, start_seconds)
-    instants = probe.pts_seconds if fps is None else first_instant(fps, start_seconds) + np.arange(len(picks)) / fps
-    convert = _Converter(short_side, plan.orientation if rotate else Orientation())
+    picks, instants = samples.indices, samples.times
+    convert = _Converter(short_side, scaling, plan.orientation if rotate else Orientation())
     done = 0
     held: VideoFrame | None = None
     held_index = -1
@@ -318,10 +289,11 @@ def _drained(stream: VideoStream) -> Iterator[VideoFrame]:
 class _Converter:
     """Turns decoded pictures into RGB arrays of one size: swscale applies the video's colour matrix and range."""
 
-    def __init__(self, short_side: int | None, orientation: Orientation) -> None:
+    def __init__(self, short_side: int | None, scaling: Scaling, orientation: Orientation) -> None:
         if short_side is not None and short_side < 1:
             raise ValueError(f"short_side is {short_side}: give a number of pixels above 0, or None")
         self._short_side = short_side
+        self._scaling = scaling
         self._orientation = orientation
         self._reformatter = VideoReformatter()
         self._size: tuple[int, int] | None = None
@@ -333,21 +305,35 @@ class _Converter:
         return TimedFrame(self._last[1], time, pts)
 
     def _convert(self, frame: VideoFrame) -> np.ndarray:
+        legacy = self._scaling == "tca"
         if self._size is None:
-            self._size = _scaled(frame.width, frame.height, self._short_side)
+            self._size = scaled_size(frame.width, frame.height, None if legacy else self._short_side)
         width, height = self._size
         if (width, height) == (frame.width, frame.height):
             flags = Interpolation.BICUBIC
         else:
             shrinking = width <= frame.width and height <= frame.height
             flags = (Interpolation.AREA if shrinking else Interpolation.BICUBIC) | _EXACT
+        matrix = "ITU601" if legacy else None  # OpenCV leaves swscale at its defaults; None: as the video says
         rgb = self._reformatter.reformat(
-            frame, width=width, height=height, format="rgb24", interpolation=flags, dst_color_range="JPEG", threads=1
+            frame,
+            width=width,
+            height=height,
+            format="rgb24",
+            interpolation=flags,
+            dst_color_range="JPEG",
+            src_colorspace=matrix,
+            dst_colorspace=matrix,
+            threads=1,
         )
-        return np.ascontiguousarray(self._orientation.apply(rgb.to_ndarray()))
+        picture = self._orientation.apply(rgb.to_ndarray())
+        if legacy and self._short_side is not None:
+            return resize_cubic(picture, self._short_side)
+        return np.ascontiguousarray(picture)
 
 
-def _scaled(width: int, height: int, short_side: int | None) -> tuple[int, int]:
+def scaled_size(width: int, height: int, short_side: int | None) -> tuple[int, int]:
+    """(width, height) of a picture whose shorter side is scaled to ``short_side`` pixels; None keeps the size."""
     if short_side is None:
         return width, height
     ratio = short_side / min(width, height)

@@ -55,6 +55,7 @@ class Probe:
         start_seconds: time stamp of the first picture in the container, seconds (often 0).
         pts_seconds: float64 [num_frames], ascending, time of each picture relative to the first, seconds.
         keyframes: bool [num_frames], in the order of ``pts_seconds``.
+        profile: the codec's profile as FFmpeg names it ("High", "Main 10"); empty when it names none.
     """
 
     container: str
@@ -69,6 +70,7 @@ class Probe:
     start_seconds: float
     pts_seconds: np.ndarray = field(repr=False)
     keyframes: np.ndarray = field(repr=False)
+    profile: str = ""
 
     def facts(self) -> dict[str, Any]:
         """The plain values, without the arrays, in a fixed order."""
@@ -96,6 +98,10 @@ class DecodingPlan:
             decoder yields is the n-th of ``pts``.
         orientation: how the stored picture is turned and mirrored for display.
         damage: what the packets already show to be wrong, or None. The pictures before it can be decoded.
+        num_hidden: packets that hold bytes and are not among ``pts``: hidden by an edit list, or undecodable before the
+            first picture.
+        announced_fps: pictures per second as the container and the codec announce them (OpenCV's CAP_PROP_FPS); 0.0
+            when they do not.
     """
 
     probe: Probe
@@ -103,6 +109,8 @@ class DecodingPlan:
     ordinal: bool
     orientation: Orientation
     damage: DataError | None
+    num_hidden: int
+    announced_fps: float
 
 
 def probe(source: Path | bytes, *, limits: Limits = DEFAULT_LIMITS) -> Probe:
@@ -321,10 +329,12 @@ def _plan_of(
         start_seconds=0.0 if counted else float(pts[0]) * unit,
         pts_seconds=seconds,
         keyframes=keyframes,
+        profile=context.profile or "",
     )
     # AVI numbers packets in storage order: with B-frames a picture bears another picture's time.
     ordinal = packets.timeless or container.format.name == "avi"
-    return DecodingPlan(facts, pts, ordinal, orientation, damage)
+    announced = float(stream.guessed_rate or stream.average_rate or 0)
+    return DecodingPlan(facts, pts, ordinal, orientation, damage, packets.read - len(pts), announced)
 
 
 def _last_picture(announced: float, usual: float, stream: VideoStream) -> float:

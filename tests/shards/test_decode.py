@@ -14,8 +14,10 @@ from hypothesis import strategies as st
 
 from reelkin.core.errors import DataError, Reason
 from reelkin.shards.video import decode
-from reelkin.shards.video.decode import DamagedVideo, FrameBatch, decode_frames, decode_whole, iter_frames, sample_times
+from reelkin.shards.video.decode import DamagedVideo, FrameBatch, decode_frames, decode_whole, iter_frames
 from reelkin.shards.video.orientation import Orientation
+from reelkin.shards.video.probe import make_plan
+from reelkin.shards.video.sampling import Sampling, choose, sample_times
 from reelkin.tests.helpers import videos
 
 COUNTED = ["front.mp4", "vp9.webm", "bframes.avi", "picture.gif", "stream.ts", "stream.mpg", "raw.h264", "old.wmv"]
@@ -256,7 +258,8 @@ def test_only_chosen_pictures_are_converted_one_at_a_time(made: Path, monkeypatc
         return plain(self, frame)
 
     monkeypatch.setattr(decode._Converter, "_convert", counting)
-    frames = iter_frames(made / "noise.mp4", fps=1)
+    plan = make_plan(made / "noise.mp4")
+    frames = iter_frames(made / "noise.mp4", plan=plan, samples=choose(plan, Sampling()))
     assert next(frames).time == 0
     assert len(converted) == 1
     assert [f.time for f in frames] == [1, 2]

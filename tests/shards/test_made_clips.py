@@ -19,7 +19,9 @@ from reelkin.shards.packing import shard_work
 from reelkin.shards.packing.building import build
 from reelkin.shards.packing.config import BuildConfig
 from reelkin.shards.reader import ShardSet
-from reelkin.shards.video.decode import decode_frames, first_instant, iter_frames, sample_times
+from reelkin.shards.video.decode import decode_frames, iter_frames
+from reelkin.shards.video.probe import make_plan
+from reelkin.shards.video.sampling import Sampling, choose, first_instant, sample_times
 from reelkin.tests.helpers import videos
 
 
@@ -158,7 +160,12 @@ def test_clips_are_sampled_at_the_instants_of_the_whole(long_videos: Path, tmp_p
     for name, path in (("a", long_videos / "a.mp4"), ("b", long_videos / "b.mkv")):
         whole = decode_frames(path, fps=fps)
         clips = shards.read_clip(name)
-        parts = [list(iter_frames(clip.data, fps=fps, start_seconds=clip.start_seconds)) for clip in clips]
+        plans = [make_plan(clip.data) for clip in clips]
+        chosen = [choose(p, Sampling("times", fps), c.start_seconds) for p, c in zip(plans, clips, strict=True)]
+        parts = [
+            list(iter_frames(clip.data, plan=plan, samples=samples))
+            for clip, plan, samples in zip(clips, plans, chosen, strict=True)
+        ]
         times = [frame.time + clip.start_seconds for part, clip in zip(parts, clips, strict=True) for frame in part]
         assert len(clips) > 3 and times == pytest.approx(whole.times, abs=1e-6)
         assert np.array_equal(np.stack([frame.picture for part in parts for frame in part]), whole.frames)
