@@ -10,10 +10,10 @@ from pathlib import Path
 
 import tyro
 
+from reelkin.core.alone import alone_in
 from reelkin.core.config import command, parse
 from reelkin.core.errors import ExitCode, UsageError
 from reelkin.core.ids import read_ids
-from reelkin.shards.packing.alone import alone_in
 from reelkin.shards.packing.removal import find, remove
 
 

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pyarrow as pa
 
+from ...core.alone import alone_in
 from ...core.config import as_dict
 from ...core.engine import Engine, start
 from ...core.engine.environment import read_launch
@@ -23,7 +24,6 @@ from ...core.files import read_table, temporary_beside
 from ...core.progress import in_words
 from ..video.isolation import ProbePool
 from ..writer import MEMBER_LIMIT_BYTES
-from .alone import alone_in
 from .config import BuildConfig
 from .merging import Outcome, merge
 from .plan import Group, Plan

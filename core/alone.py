@@ -1,4 +1,4 @@
-"""One command at a time in a folder of shards: two would write over each other's shards."""
+"""One command at a time in an output folder: two would write over each other's work."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from ...core.errors import ReelkinError
+from .errors import ReelkinError
 
 
 @contextmanager
