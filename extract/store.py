@@ -3,7 +3,7 @@
 A store is a folder:
 
     features-000000.safetensors   features float16 [frames, dim], times float64 [frames], offsets int64 [videos + 1]
-    manifest.parquet              a row per video, rejected ones too (`ROW_FIELDS`)
+    manifest.parquet              a row per video, rejected ones too (`StoreRow`)
     store.json                    published last: what made the features, and the list of blocks with sizes and hashes
 
 Video number r of a block owns the frames ``offsets[r]:offsets[r + 1]``; ``times`` are seconds from the video's first
@@ -12,19 +12,23 @@ picture. Blocks are memory-mapped: opening a store reads the manifest only, read
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import safetensors.numpy
+import pyarrow.compute as pc
 
-from ..core.errors import DataError, Reason, ReelkinError
-from ..core.files import publish_json, publish_table, publishing, read_json, read_table, sha256_file
+from ..core.errors import DataError, ReelkinError
+from ..core.files import publish_json, publish_table, read_json, sha256_file
+from .blocks import Block, MappedBlock, check_block, map_block, to_float16, write_block
+from .rows import SCHEMA, StoreRow, read_manifest, to_rows, to_table
+
+__all__ = ["Block", "FeatureStore", "StoreRow", "publish_store", "to_float16", "write_block", "write_store"]
 
 log = logging.getLogger("reelkin.extract")
 
@@ -33,118 +37,12 @@ INFO_KEYS = ("encoder", "pca", "sampling", "decoder", "shards_sha256")
 BLOCK_BYTES = 1 << 30
 """`write_store` begins a new block when one would exceed this."""
 
-
-@dataclass(frozen=True)
-class StoreRow:
-    """A video in manifest.parquet.
-
-    Attributes:
-        video_id: unique in the store.
-        status: "ok" or "rejected".
-        reason, detail: why it was rejected (`core.errors.Reason`) and the sentence; empty when ok.
-        block, row: the block's file name and the video's number in it; "" and -1 when rejected.
-        num_frames: frames described, 0 when rejected.
-        duration_seconds: of the video, as far as known.
-        decoder: what made its frames ("pyav").
-    """
-
-    video_id: str
-    status: str = "ok"
-    reason: str = ""
-    detail: str = ""
-    block: str = ""
-    row: int = -1
-    num_frames: int = 0
-    duration_seconds: float = 0.0
-    decoder: str = ""
-
-    @classmethod
-    def rejected(cls, video_id: str, reason: str, detail: str, duration_seconds: float = 0.0) -> StoreRow:
-        """The row of a video without features."""
-        return cls(video_id, "rejected", str(reason), detail, duration_seconds=duration_seconds)
-
-
-ROW_FIELDS = tuple(field.name for field in fields(StoreRow))
-_SCHEMA = pa.schema(
-    [(name, pa.string()) for name in ROW_FIELDS[:5]]
-    + [("row", pa.int64()), ("num_frames", pa.int64()), ("duration_seconds", pa.float64()), ("decoder", pa.string())]
-)
-
-
-@dataclass(frozen=True)
-class Block:
-    """A block in store.json: its file name, size in bytes, SHA-256 and counts."""
-
-    name: str
-    bytes: int
-    sha256: str
-    num_videos: int
-    num_frames: int
-
-
-def to_float16(features: np.ndarray) -> np.ndarray:
-    """Features as they are stored.
-
-    Args:
-        features: real [T, D].
-
-    Returns:
-        float16 [T, D].
-
-    Raises:
-        DataError: ENCODER_FAILED when a value is not finite, or too large for float16 (over 65504).
-    """
-    if not np.isfinite(features).all():
-        raise DataError(Reason.ENCODER_FAILED, f"the features of {_count_bad(features)} frames are not finite")
-    with np.errstate(over="ignore"):
-        stored = features.astype(np.float16)
-    if not np.isfinite(stored).all():
-        raise DataError(
-            Reason.ENCODER_FAILED,
-            f"{_count_bad(stored)} frames' features exceed the float16 range (largest {np.abs(features).max():.4g})",
-        )
-    return stored
-
-
-def _count_bad(features: np.ndarray) -> str:
-    return f"{int((~np.isfinite(features)).any(axis=1).sum())} of {len(features)}"
-
-
-def write_block(path: str | Path, features: Sequence[np.ndarray], times: Sequence[np.ndarray], dim: int) -> Block:
-    """Publish the features of some videos as one block.
-
-    Args:
-        path: file to write, in the store's folder.
-        features: per video float16 or float32 [T_i, dim], finite (see `to_float16`).
-        times: per video float64 [T_i] seconds, not falling.
-        dim: for a block without videos.
-
-    Raises:
-        DataError: ENCODER_FAILED, as `to_float16`.
-        ValueError: shapes do not match.
-    """
-    path = Path(path)
-    for matrix, seconds in zip(features, times, strict=True):
-        if matrix.ndim != 2 or matrix.shape[1] != dim or seconds.shape != (len(matrix),):
-            raise ValueError(f"features {matrix.shape} and times {seconds.shape}; expected [T, {dim}] and [T]")
-        if len(matrix) == 0:
-            raise ValueError("a video without frames belongs into the manifest as rejected, not into a block")
-        if not np.isfinite(seconds).all() or (np.diff(seconds) < 0).any():
-            raise ValueError("times must be finite and must not fall")
-    offsets = np.cumsum([0, *(len(matrix) for matrix in features)], dtype=np.int64)
-    tensors = {
-        "features": np.concatenate([np.zeros((0, dim), np.float16), *(to_float16(matrix) for matrix in features)]),
-        "times": np.concatenate([np.zeros(0), *times]).astype(np.float64),
-        "offsets": offsets,
-    }
-    with publishing(path) as temporary:
-        safetensors.numpy.save_file(tensors, temporary)
-        size, digest = temporary.stat().st_size, sha256_file(temporary)
-    return Block(path.name, size, digest, len(features), int(offsets[-1]))
+REMOVING = "store-removing.json"
+"""What store.json is called while videos are taken out of the store."""
 
 
 def publish_store(
-    path: str | Path, dim: int, info: Mapping[str, Any], blocks: Sequence[Block], rows: Sequence[StoreRow]
+    path: str | Path, dim: int, info: Mapping[str, Any], blocks: Sequence[Block], rows: Sequence[StoreRow] | pa.Table
 ) -> None:
     """Publish manifest.parquet and then store.json over blocks that are already written.
 
@@ -153,11 +51,17 @@ def publish_store(
         dim: length of a feature.
         info: the keys of `INFO_KEYS`, and what else is worth recording; JSON values.
         blocks: in store order.
-        rows: in any order; the manifest keeps it.
+        rows: in any order; the manifest keeps it. A table (`rows.SCHEMA`) does as well.
+
+    Raises:
+        ValueError: two videos with features bear one id.
     """
     path = Path(path)
-    columns = {name: [getattr(row, name) for row in rows] for name in ROW_FIELDS}
-    publish_table(path / "manifest.parquet", pa.table(columns, schema=_SCHEMA))
+    table = rows.cast(SCHEMA) if isinstance(rows, pa.Table) else to_table(rows)
+    accepted = table.column("video_id").filter(pc.equal(table.column("status"), "ok"))
+    if pc.count_distinct(accepted).as_py() != len(accepted):
+        raise ValueError("two videos of a store bear the same id")
+    publish_table(path / "manifest.parquet", table)
     index = {"format": FORMAT, "version": VERSION, "dim": dim, **{key: info.get(key) for key in INFO_KEYS}, **info}
     index["tables"] = {"manifest.parquet": sha256_file(path / "manifest.parquet")}
     index["blocks"] = [asdict(block) for block in blocks]
@@ -230,19 +134,19 @@ class FeatureStore:
         path: its folder.
         info: store.json.
         dim: length of a feature.
+        manifest: all rows (columns of `rows.SCHEMA`).
         video_ids: videos with features, in store order.
-        rejects: rows of the others.
     """
 
-    def __init__(self, path: Path, info: dict[str, Any], rows: Sequence[StoreRow]) -> None:
+    def __init__(self, path: Path, info: dict[str, Any], manifest: pa.Table) -> None:
         self.path = path
         self.info = info
         self.dim: int = info["dim"]
-        self.rejects = [row for row in rows if row.status != "ok"]
-        self._rows = {row.video_id: row for row in rows if row.status == "ok"}
-        self.video_ids = list(self._rows)
-        self._blocks = {block["name"]: Block(**block) for block in info["blocks"]}
-        self._maps: dict[str, tuple[np.ndarray, np.ndarray, np.ndarray]] = {}
+        self.manifest = manifest
+        accepted = pc.equal(manifest.column("status"), "ok")
+        self._accepted = manifest if pc.all(accepted).as_py() else manifest.filter(accepted).combine_chunks()
+        self.video_ids: list[str] = self._accepted.column("video_id").to_numpy().tolist()
+        self._maps: dict[int, MappedBlock] = {}
 
     @classmethod
     def open(cls, path: str | Path) -> FeatureStore:
@@ -252,15 +156,7 @@ class FeatureStore:
             ReelkinError: what is missing, cut or of another version, and what to do.
         """
         path = Path(path)
-        if not (path / "store.json").exists():
-            raise ReelkinError(
-                f"{path} is no finished feature store (no store.json); run extract/run.py --output {path} to make or "
-                "finish it"
-            )
-        info = read_json(path / "store.json")
-        if not isinstance(info, dict) or (info.get("format"), info.get("version")) != (FORMAT, VERSION):
-            found = f"{info.get('format')} {info.get('version')}" if isinstance(info, dict) else type(info).__name__
-            raise ReelkinError(f"{path}/store.json is {found!r}; expected {FORMAT} {VERSION}: extract again")
+        info = read_info(path)
         for block in info["blocks"]:
             file = path / block["name"]
             size = file.stat().st_size if file.exists() else None
@@ -270,85 +166,154 @@ class FeatureStore:
         manifest = path / "manifest.parquet"
         if not manifest.exists() or sha256_file(manifest) != info["tables"]["manifest.parquet"]:
             raise ReelkinError(f"{manifest} is missing or not the one store.json was written for; copy the store again")
-        return cls(path, info, [StoreRow(**row) for row in read_table(manifest).select(ROW_FIELDS).to_pylist()])
+        return cls(path, info, read_manifest(manifest))
+
+    @cached_property
+    def rejects(self) -> list[StoreRow]:
+        """Rows of the videos without features."""
+        return to_rows(self.manifest.filter(pc.not_equal(self.manifest.column("status"), "ok")))
+
+    # A million videos: columns are kept as arrays, and a row becomes an object when somebody asks for it.
+
+    @cached_property
+    def _number_of(self) -> dict[str, int]:
+        return dict(zip(self.video_ids, range(len(self.video_ids)), strict=True))
+
+    @cached_property
+    def _places(self) -> tuple[np.ndarray, np.ndarray]:
+        """Of every video: its block's number in store.json, and its number in the block."""
+        names = pa.array([block["name"] for block in self.info["blocks"]], pa.string())
+        column = self._accepted.column("block").cast(pa.dictionary(pa.int32(), pa.string())).combine_chunks()
+        if not len(column):
+            return np.zeros(0, np.int64), np.zeros(0, np.int64)
+        column = column.chunk(0) if isinstance(column, pa.ChunkedArray) else column
+        number_of = pc.index_in(column.dictionary, names).fill_null(-1).to_numpy()
+        return number_of[column.indices.to_numpy()], self._accepted.column("row").to_numpy()
+
+    @cached_property
+    def _num_frames(self) -> np.ndarray:
+        frames: np.ndarray = self._accepted.column("num_frames").to_numpy()
+        return frames
 
     def __len__(self) -> int:
-        return len(self.video_ids)
+        return self._accepted.num_rows
 
     def __contains__(self, video_id: object) -> bool:
-        return video_id in self._rows
+        return video_id in self._number_of
 
     def __iter__(self) -> Iterator[str]:
         return iter(self.video_ids)
 
     def __repr__(self) -> str:
         name = (self.info.get("encoder") or {}).get("name", "?")
-        counts = f"{len(self)} videos, {len(self.rejects)} rejected"
+        counts = f"{len(self)} videos, {self.manifest.num_rows - len(self)} rejected"
         return f"FeatureStore({str(self.path)!r}: {counts}, D = {self.dim}, {name})"
 
     def row(self, video_id: str) -> StoreRow:
         """The manifest row of a video with features. Raises KeyError for other ids."""
-        try:
-            return self._rows[video_id]
-        except KeyError:
-            raise KeyError(f"{video_id!r} has no features in {self.path}") from None
+        return to_rows(self._accepted.slice(self._number(video_id), 1))[0]
 
     def num_frames(self, video_id: str) -> int:
         """Number of frames, from the manifest alone."""
-        return self.row(video_id).num_frames
+        return int(self._num_frames[self._number(video_id)])
 
-    def features(self, video_id: str, begin: int = 0, end: int | None = None) -> np.ndarray:
-        """float16 [T, dim] of a video, or of its frames ``begin:end``; a copy of just these rows."""
-        features, _, first, last = self._locate(video_id)
-        return np.array(features[first:last][begin:end])
+    def features(self, video_id: str, begin: int = 0, end: int | None = None, *, copy: bool = True) -> np.ndarray:
+        """float16 [T, dim] of a video, or of its frames ``begin:end``.
+
+        Args:
+            copy: False gives a read-only view of the mapped file, which is read from the disk when it is touched. It
+                stays valid as long as the store is open.
+        """
+        block, first, last = self._locate(video_id)
+        if begin or end is not None:
+            begin, end, _ = slice(begin, end).indices(last - first)
+            first, last = first + begin, first + max(begin, end)
+        found = block.features[first:last]
+        return found.copy() if copy else found
 
     def times(self, video_id: str) -> np.ndarray:
         """float64 [T] seconds from the video's first picture."""
-        _, times, first, last = self._locate(video_id)
-        return np.array(times[first:last])
+        block, first, last = self._locate(video_id)
+        return block.times[first:last].copy()
+
+    def problems(self) -> Iterator[str]:
+        """Read everything, block by block; yields a sentence for each thing that is not as it was written."""
+        counts = pc.value_counts(self._accepted.column("block")).to_pylist()
+        listed = {item["values"]: item["counts"] for item in counts}
+        for number, block in enumerate(self.blocks):
+            found = check_block(self.path / block.name, block, self.dim)
+            yield from found
+            if not found:
+                yield from self._misplaced(number, listed.get(block.name, 0))
+        unknown = listed.keys() - {block.name for block in self.blocks}
+        yield from (f"manifest.parquet names the block {name!r}, which store.json does not list" for name in unknown)
+
+    def _misplaced(self, number: int, listed: int) -> Iterator[str]:
+        block = self._map(number)
+        blocks, rows = self._places
+        here = np.flatnonzero(blocks == number)
+        if listed != block.num_videos or sorted(rows[here].tolist()) != list(range(block.num_videos)):
+            yield (
+                f"{self.blocks[number].name} holds {block.num_videos} videos, and manifest.parquet names {listed} in "
+                "it, or other numbers than 0 and up"
+            )
+        elif (np.diff(block.offsets)[rows[here]] != self._num_frames[here]).any():
+            yield f"{self.blocks[number].name} and manifest.parquet disagree on numbers of frames"
 
     def verify(self) -> None:
-        """Read every block and compare its hash. Raises ReelkinError with the first block that differs."""
-        for block in self._blocks.values():
-            if sha256_file(self.path / block.name) != block.sha256:
-                raise ReelkinError(
-                    f"{self.path / block.name} has changed since it was written; copy it again, or remove it and "
-                    "store.json and run extract/run.py again"
-                )
+        """Read everything and compare. Raises ReelkinError with the first of `problems`."""
+        for problem in self.problems():
+            raise ReelkinError(
+                f"{problem}; copy the store again, or remove that file and store.json and run the command that made it"
+            )
+
+    @cached_property
+    def blocks(self) -> list[Block]:
+        """The blocks, as store.json lists them."""
+        return [Block(**block) for block in self.info["blocks"]]
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_maps": {}}  # mappings are opened anew in the receiving process
 
-    def _locate(self, video_id: str) -> tuple[np.ndarray, np.ndarray, int, int]:
-        row = self.row(video_id)
-        if row.block not in self._maps:
-            self._maps[row.block] = _map_block(self.path / row.block, self.dim)
-        features, times, offsets = self._maps[row.block]
-        if not 0 <= row.row < len(offsets) - 1:
-            raise ReelkinError(f"{self.path / row.block} holds no video number {row.row}; extract the features again")
-        return features, times, int(offsets[row.row]), int(offsets[row.row + 1])
+    def _number(self, video_id: str) -> int:
+        try:
+            return self._number_of[video_id]
+        except KeyError:
+            raise KeyError(f"{video_id!r} has no features in {self.path}") from None
+
+    def _map(self, number: int) -> MappedBlock:
+        if number not in self._maps:
+            self._maps[number] = map_block(self.path / self.blocks[number].name, self.dim)
+        return self._maps[number]
+
+    def _locate(self, video_id: str) -> tuple[MappedBlock, int, int]:
+        video = self._number(video_id)
+        blocks, rows = self._places
+        number, row = blocks.item(video), rows.item(video)
+        block = self._maps.get(number) or self._map(number)
+        if number < 0 or not 0 <= row < block.num_videos:
+            raise ReelkinError(f"{self.path}: {video_id!r} is said to be number {row} of a block that has no such")
+        return block, block.offsets.item(row), block.offsets.item(row + 1)
 
 
-_DTYPES = {"F16": np.float16, "F64": np.float64, "I64": np.int64}
+def read_info(path: Path) -> dict[str, Any]:
+    """The content of a store's store.json.
 
-
-def _map_block(path: Path, dim: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    # safetensors' own reader gives copies, or keeps a handle that does not survive pickling; the layout is simple: a
-    # little-endian length, a JSON header with byte ranges, the data.
-    data = np.memmap(path, np.uint8, "r")
-    try:
-        begin = 8 + int(data[:8].view("<u8")[0])
-        header = json.loads(bytes(data[8:begin]))
-        arrays = []
-        for name, dtype in (("features", "F16"), ("times", "F64"), ("offsets", "I64")):
-            entry = header[name]
-            if entry["dtype"] != dtype:
-                raise ValueError(f"{name} is {entry['dtype']} instead of {dtype}")
-            first, last = entry["data_offsets"]
-            arrays.append(np.ndarray(entry["shape"], _DTYPES[dtype], data, begin + first))
-        features, times, offsets = arrays
-        if features.shape[1] != dim or len(features) != len(times) or offsets[-1] != len(features):
-            raise ValueError(f"features {features.shape}, times {times.shape}, last offset {offsets[-1]}")
-    except (ValueError, KeyError, TypeError, IndexError) as error:
-        raise ReelkinError(f"{path} is no block of a feature store ({error}); extract the features again") from error
-    return features, times, np.array(offsets)
+    Raises:
+        ReelkinError: the folder holds no finished store, or one of another version.
+    """
+    if not (path / "store.json").exists():
+        if (path / REMOVING).exists():
+            raise ReelkinError(
+                f"videos were being taken out of {path} when that was stopped; run extract/remove.py --features {path} "
+                "to finish it"
+            )
+        raise ReelkinError(
+            f"{path} is no finished feature store (no store.json); run extract/run.py --output {path} to make or "
+            "finish it"
+        )
+    info = read_json(path / "store.json")
+    if not isinstance(info, dict) or (info.get("format"), info.get("version")) != (FORMAT, VERSION):
+        found = f"{info.get('format')} {info.get('version')}" if isinstance(info, dict) else type(info).__name__
+        raise ReelkinError(f"{path}/store.json is {found!r}; expected {FORMAT} {VERSION}: extract again")
+    return info
