@@ -32,6 +32,7 @@ from .container import (
     video_stream,
 )
 from .orientation import Orientation
+from .quirks import PacketWatch, Quirk, quirks_of
 from .structure import broken_off
 
 DEFAULT_LIMITS = Limits()
@@ -102,6 +103,9 @@ class DecodingPlan:
             first picture.
         announced_fps: pictures per second as the container and the codec announce them (OpenCV's CAP_PROP_FPS); 0.0
             when they do not.
+        quirks: what leads a decoder astray that counts pictures and takes them to be of one size.
+        colour_matrix: number of the matrix between RGB and the stored colours (matrix coefficients of ISO/IEC 23091-2:
+            1 is BT.709, 5 and 6 are BT.601, 9 is BT.2020), 2 when the stream does not say.
     """
 
     probe: Probe
@@ -111,6 +115,8 @@ class DecodingPlan:
     damage: DataError | None
     num_hidden: int
     announced_fps: float
+    quirks: frozenset[Quirk]
+    colour_matrix: int
 
 
 def probe(source: Path | bytes, *, limits: Limits = DEFAULT_LIMITS) -> Probe:
@@ -164,6 +170,7 @@ class _Packets:
     timeless: bool
     first: VideoFrame | None
     damage: DataError | None
+    watch: PacketWatch
 
 
 def _read_packets(container: InputContainer, stream: VideoStream, limits: Limits) -> _Packets:
@@ -177,6 +184,8 @@ def _read_packets(container: InputContainer, stream: VideoStream, limits: Limits
     corrupt_at: int | None = None
     damage: DataError | None = None
     decoding = True
+    context = stream.codec_context
+    watch = PacketWatch(context.codec.canonical_name, bytes(context.extradata or b""))
     try:
         for packet in container.demux(stream):
             if decoding and first is None:
@@ -188,6 +197,7 @@ def _read_packets(container: InputContainer, stream: VideoStream, limits: Limits
             if not packet.size:
                 continue
             read += 1
+            watch.see(packet)
             keyframe_seen = keyframe_seen or packet.is_keyframe
             if packet.is_corrupt and corrupt_at is None:
                 corrupt_at = read
@@ -218,6 +228,7 @@ def _read_packets(container: InputContainer, stream: VideoStream, limits: Limits
         timeless,
         first,
         damage,
+        watch,
     )
 
 
@@ -334,7 +345,17 @@ def _plan_of(
     # AVI numbers packets in storage order: with B-frames a picture bears another picture's time.
     ordinal = packets.timeless or container.format.name == "avi"
     announced = float(stream.guessed_rate or stream.average_rate or 0)
-    return DecodingPlan(facts, pts, ordinal, orientation, damage, packets.read - len(pts), announced)
+    return DecodingPlan(
+        facts,
+        pts,
+        ordinal,
+        orientation,
+        damage,
+        packets.read - len(pts),
+        announced,
+        quirks_of(container, packets.first, pts, packets.watch),
+        int(packets.first.colorspace),
+    )
 
 
 def _last_picture(announced: float, usual: float, stream: VideoStream) -> float:
