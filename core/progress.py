@@ -67,6 +67,11 @@ class Progress:
             )
             self._task = self._bar.add_task(label, total=total, note="")
 
+    @property
+    def seconds(self) -> float:
+        """Since it began."""
+        return time.monotonic() - self._started
+
     def __enter__(self) -> Self:
         if self._bar:
             self._bar.start()

@@ -1,4 +1,4 @@
-"""From clips to features: decoded frames are gathered into batches across clips, encoded, and given back per clip."""
+"""From clips to features: decoded pictures are gathered into batches across clips, encoded, and given back per clip."""
 
 from __future__ import annotations
 
@@ -9,53 +9,80 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from ..core.engine.environment import read_launch
-from ..core.errors import DataError, UsageError
+from ..core.errors import DataError, ReelkinError, UsageError
+from ..shards.video.sampling import Sampling
+from .batches import Batch, Batcher, Windows
+from .decoding.pool import DecodePool, PoolSettings
+from .decoding.tasks import Again, Chunk, End, Pick, Source
 from .encoders import Encoder
 from .pca import PCA
-from .prefetch import Item, Pick, Source, decode_ahead
 from .store import to_float16
+
+_NICE = 5  # decoding fills the gaps that the encoder leaves; both together keep all cores busy
 
 COMPARED = ("name", "weights_sha256", "preprocessing", "dim")
 """The keys of an encoder's info that must agree where features meet (a PCA, a query)."""
 
 
-@dataclass
+@dataclass(eq=False)
 class Described:
     """A clip's features, or why it has none.
 
     Attributes:
-        key: of its source.
+        source: the clip.
         features: float32 [T, D].
         times: float64 [T] seconds from the clip's first picture.
+        decoder: what made its pictures ("pyav", "dali").
         error: set when the clip is damaged; then features and times hold nothing.
     """
 
-    key: str
+    source: Source
     features: np.ndarray
     times: np.ndarray
+    decoder: str = ""
     error: DataError | None = None
 
 
-@dataclass
-class _Open:
-    key: str
+@dataclass(eq=False)
+class _Attempt:
+    """What came of decoding a clip once; nothing of it is kept when the clip is decoded again."""
+
+    windows: Windows
+    times: list[float] = field(default_factory=list)
     features: list[np.ndarray] = field(default_factory=list)
-    times: list[np.ndarray] = field(default_factory=list)
-    error: DataError | None = None
-    ended: bool = False
+    encoded: int = 0
+
+
+@dataclass(eq=False)
+class _Open:
+    source: Source
+    attempt: _Attempt
+    end: End | None = None
+
+    @property
+    def complete(self) -> bool:
+        return self.end is not None and self.attempt.encoded == len(self.attempt.times)
 
 
 class Describer:
-    """Encoder, optional PCA and sampling in one: what turns videos into the features of a store.
+    """Encoder, optional PCA, sampling and decoders in one: what turns videos into the features of a store.
+
+    Use it in a ``with`` statement, or `close` it: it keeps child processes for decoding.
 
     Args:
         encoder: from `encoders.build_encoder`.
         pca: applied after it, or None.
-        fps: frames per second, by time stamp.
-        batch_frames: frames per forward pass; frames of several clips share a batch when they are equally large.
-        decode_threads: clips decoded at the same time, beside the encoder.
+        sampling: which pictures.
+        batch_frames: pictures per forward pass; those of several clips share a batch when they are equally large.
+        workers: child processes that decode; 0 takes one for each core of this rank.
+        timeout_seconds: for decoding one clip, see `pool.PoolSettings`.
+
+    Attributes:
+        decoder: what decodes ("pyav").
+        frames_encoded: pictures, or windows of pictures, that were encoded so far.
 
     Raises:
         UsageError: the PCA was fitted on features of another encoder, or a number is out of range.
@@ -66,22 +93,35 @@ class Describer:
         encoder: Encoder,
         pca: PCA | None = None,
         *,
-        fps: float = 1.0,
+        sampling: Sampling | None = None,
         batch_frames: int = 32,
-        decode_threads: int = 1,
+        workers: int = 0,
+        timeout_seconds: float = 120.0,
     ) -> None:
-        if not 0 < fps <= 240:
-            raise UsageError(f"--fps is {fps}; give frames per second above 0, at most 240")
-        if batch_frames < 1 or decode_threads < 1:
+        if batch_frames < 1 or workers < 0:
             raise UsageError(
-                f"--batch-frames {batch_frames}, --decode-threads {decode_threads}: both must be at least 1"
+                f"--batch-frames {batch_frames}, --decode-workers {workers}: give at least 1 frame, and 0 workers (one "
+                "a core) or more"
             )
         self.encoder = encoder
         self.pca = check_pca(pca, encoder).to(encoder.device) if pca else None
-        self.fps = fps
+        self.sampling = sampling or Sampling()
+        self.decoder = "pyav"
         self.batch_frames = batch_frames
-        self.decode_threads = decode_threads
         self.frames_encoded = 0
+        self.pool = DecodePool(
+            PoolSettings(
+                self.sampling,
+                encoder.preprocessing.geometry,
+                workers or share_of_cores(),
+                timeout_seconds=timeout_seconds,
+                nice=_NICE,
+            )
+        )
+        self._batcher: Batcher[_Attempt] = Batcher(
+            max(1, batch_frames // encoder.window.frames), pinned=encoder.device.type == "cuda"
+        )
+        self._flight: tuple[Batch[_Attempt], Tensor] | None = None
 
     @property
     def dim(self) -> int:
@@ -91,66 +131,94 @@ class Describer:
     def describe(self, sources: Iterable[Source], pick: Pick | None = None) -> Iterator[Described]:
         """Features of clips, in the order of ``sources``, as soon as each is complete.
 
-        A damaged clip ends as a `Described` with ``error``; the frames before its damage are dropped, and its
-        neighbours come out as without it. Batches depend on the order of the frames only, never on timing.
+        A damaged clip ends as a `Described` with ``error``; the pictures before its damage are dropped, and its
+        neighbours come out as without it. Batches depend on the order of the clips only, never on timing, and hold
+        clips of one group: the same group gives the same bits, whatever comes before and after it.
 
         Args:
-            sources: see `prefetch.decode_ahead`.
-            pick: keep only some frames of each clip.
+            sources: see `pool.DecodePool.decode`.
+            pick: keep only some pictures of each clip.
         """
         clips: deque[_Open] = deque()
-        batch: list[tuple[_Open, np.ndarray]] = []
-        held = 0
-        for key, item in self._decoded(sources, pick):
-            if not clips or clips[-1].ended:
-                clips.append(_Open(key))
+        window = self.encoder.window
+        for source, item in self.pool.decode(sources, pick):
+            if not clips or clips[-1].end is not None:
+                if clips and clips[-1].source.group != source.group:
+                    self._encode(self._batcher.flush())
+                clips.append(_Open(source, _Attempt(Windows(window.frames, window.step))))
             clip = clips[-1]
-            if isinstance(item, DataError):
-                clip.error = item
-            elif item is None:
-                clip.ended = True
+            if isinstance(item, Chunk):
+                self._take(clip.attempt, item)
+            elif isinstance(item, Again):
+                clip.attempt = _Attempt(Windows(window.frames, window.step))
             else:
-                other_size = bool(batch) and batch[0][1].shape[1:] != item.frames.shape[1:]
-                if other_size or held + len(item.frames) > self.batch_frames:
-                    self._encode(batch)
-                    held = 0
-                batch.append((clip, item.frames))
-                held += len(item.frames)
-                clip.times.append(item.times)
-            while clips and clips[0].ended and len(clips[0].features) == len(clips[0].times):
+                clip.end = item
+                self._finish(clip.attempt)
+            while clips and clips[0].complete:
                 yield self._close(clips.popleft())
-        self._encode(batch)
+        self._encode(self._batcher.flush())
+        self._land()
         for clip in clips:
             yield self._close(clip)
 
-    def _decoded(self, sources: Iterable[Source], pick: Pick | None) -> Iterator[tuple[str, Item]]:
-        return decode_ahead(
-            sources,
-            self.encoder.preprocessing,
-            self.fps,
-            chunk_frames=min(8, self.batch_frames),
-            threads=self.decode_threads,
-            pick=pick,
-        )
+    def _take(self, attempt: _Attempt, chunk: Chunk) -> None:
+        if self.encoder.window.frames == 1 and self.encoder.window.step == 1:
+            attempt.times.extend(chunk.times.tolist())
+            self._encode(self._batcher.add(attempt, chunk.frames))
+        else:
+            self._add_windows(attempt, attempt.windows.add(chunk.frames, chunk.times))
 
-    def _encode(self, batch: list[tuple[_Open, np.ndarray]]) -> None:
-        if not batch:
+    def _finish(self, attempt: _Attempt) -> None:
+        self._add_windows(attempt, attempt.windows.finish())
+
+    def _add_windows(self, attempt: _Attempt, windows: Iterator[tuple[np.ndarray, float]]) -> None:
+        for pictures, time in windows:
+            attempt.times.append(time)
+            self._encode(self._batcher.add(attempt, pictures[None]))
+
+    def _encode(self, batches: Iterator[Batch[_Attempt]]) -> None:
+        for batch in batches:
+            try:
+                features = self.encoder.encode(batch.inputs)
+            except torch.OutOfMemoryError as error:
+                raise ReelkinError(
+                    f"the device has not enough memory for {len(batch.inputs)} inputs of {batch.inputs.shape[1:]}: "
+                    f"give a smaller --batch-frames than {self.batch_frames}"
+                ) from error
+            # A GPU computes by itself: the batch before is taken while this one is under way.
+            self._land()
+            self._flight = batch, self.pca.apply(features) if self.pca else features
+            if self.encoder.device.type == "cpu":
+                self._land()
+
+    def _land(self) -> None:
+        if self._flight is None:
             return
-        features = self.encoder.encode(np.concatenate([frames for _, frames in batch]))
-        if self.pca:
-            features = self.pca.apply(features)
+        batch, features = self._flight
+        self._flight = None
         rows = features.cpu().numpy()
         self.frames_encoded += len(rows)
         first = 0
-        for clip, frames in batch:
-            clip.features.append(rows[first : first + len(frames)])
-            first += len(frames)
-        batch.clear()
+        for attempt, count in batch.parts:
+            attempt.features.append(rows[first : first + count])
+            attempt.encoded += count
+            first += count
 
     def _close(self, clip: _Open) -> Described:
-        if clip.error is not None or not clip.features:
-            return Described(clip.key, np.zeros((0, self.dim), np.float32), np.zeros(0), clip.error)
-        return Described(clip.key, np.concatenate(clip.features), np.concatenate(clip.times))
+        attempt, end = clip.attempt, clip.end or End()
+        if end.error is not None or not attempt.features:
+            return Described(clip.source, np.zeros((0, self.dim), np.float32), np.zeros(0), end.decoder, end.error)
+        return Described(clip.source, np.concatenate(attempt.features), np.asarray(attempt.times), end.decoder)
+
+    def close(self) -> None:
+        """End the child processes."""
+        self.pool.close()
+
+    def __enter__(self) -> Describer:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
 
 
 def check_pca(pca: PCA, encoder: Encoder) -> PCA:
@@ -190,12 +258,17 @@ def join_clips(parts: Sequence[Described], starts: Sequence[float]) -> tuple[np.
     return features, np.maximum.accumulate(seconds)
 
 
+def share_of_cores() -> int:
+    """Cores of this rank: the machine's, divided among its ranks."""
+    return max(1, len(os.sched_getaffinity(0)) // max(1, read_launch().local_size))
+
+
 def use_share_of_cores() -> int:
     """Let torch use this rank's share of the machine's cores; launchers leave every rank with one or with all.
 
     Returns:
         The number of threads.
     """
-    share = max(1, len(os.sched_getaffinity(0)) // max(1, read_launch().local_size))
+    share = share_of_cores()
     torch.set_num_threads(share)
     return share

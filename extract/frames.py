@@ -1,7 +1,6 @@
 """How a frame is brought into the form an encoder takes: size, crop, layout and range of values.
 
-The decoder already scales the short side (one pass in swscale, before the picture becomes RGB); what is left is the
-crop, done in numpy, and the range, computed on the encoder's device.
+The decoder scales and crops (`decoding.geometry`); what is left is the range, computed on the encoder's device.
 """
 
 from __future__ import annotations
@@ -14,14 +13,12 @@ import torch
 from torch import Tensor
 
 from ..core.errors import UsageError
+from .decoding.geometry import Geometry, Scaling
 
 InputKind = Literal["uint8", "imagenet"]
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
-
-WIDEST = 4
-"""Without a crop, a picture longer than this many short sides is cut to it: its cost stays bounded."""
 
 
 @dataclass(frozen=True)
@@ -38,6 +35,7 @@ class Preprocessing:
     short_side: int
     crop: int
     input: InputKind
+    scaling: Scaling = "area"
 
     def __post_init__(self) -> None:
         if not 32 <= self.short_side <= 2048:
@@ -52,30 +50,10 @@ class Preprocessing:
         """For store.json."""
         return asdict(self)
 
-
-def crop_frames(frames: np.ndarray, preprocessing: Preprocessing) -> np.ndarray:
-    """Cut scaled frames to what the encoder sees.
-
-    Args:
-        frames: uint8 [T, H, W, 3] whose short side is ``preprocessing.short_side``.
-
-    Returns:
-        uint8 [T, crop, crop, 3], or [T, H, W, 3] without a crop, where the long side is at most ``WIDEST`` short sides.
-        A contiguous copy when something is cut, so that the full pictures can be freed. Offsets are
-        floor((size - crop) / 2).
-    """
-    height, width = frames.shape[1:3]
-    if preprocessing.crop:
-        keep_h = keep_w = preprocessing.crop
-    else:
-        longest = WIDEST * min(height, width)
-        keep_h, keep_w = min(height, longest), min(width, longest)
-    if (keep_h, keep_w) == (height, width):
-        return frames
-    if keep_h > height or keep_w > width:
-        raise ValueError(f"frames of {height} x {width} are smaller than the crop {keep_h} x {keep_w}")
-    top, left = (height - keep_h) // 2, (width - keep_w) // 2
-    return np.ascontiguousarray(frames[:, top : top + keep_h, left : left + keep_w])
+    @property
+    def geometry(self) -> Geometry:
+        """What of it the decoder does."""
+        return Geometry(self.short_side, self.crop, self.scaling)
 
 
 def to_network_input(frames: np.ndarray | Tensor, kind: InputKind, device: torch.device) -> Tensor:

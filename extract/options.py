@@ -1,4 +1,4 @@
-"""Settings of the two commands of this package, ``extract/run.py`` and ``extract/fit_pca.py``."""
+"""Settings of ``extract/run.py`` and ``extract/fit_pca.py``."""
 
 from __future__ import annotations
 
@@ -8,22 +8,21 @@ from typing import Annotated, Literal
 
 import tyro
 
-from ..core.errors import UsageError
+from ..core.errors import Reason, UsageError
+from ..shards.video.sampling import Sampling, SamplingMode
+from .decoding.geometry import Scaling
 from .encoders import EncoderSpec, Precision, encoder_list
 
 
 @dataclass(frozen=True, kw_only=True)
-class InputOptions:
-    """What both commands read: shards with an encoder, or a feature store."""
+class ExtractionOptions:
+    """How pictures are chosen, decoded and encoded: what both commands share."""
 
     output: Path
     """What to write; see the command's description."""
 
     shards: Path | None = None
-    """Folder made by shards/build.py; needs --encoder."""
-
-    features: Path | None = None
-    """Instead of shards: a feature store that was made without a PCA."""
+    """Folder made by shards/build.py."""
 
     encoder: Annotated[str, tyro.conf.arg(help=f"What turns a frame into numbers. {encoder_list()}.")] = ""
 
@@ -38,55 +37,80 @@ class InputOptions:
     crop: int | None = None
     """Side of the centre crop in pixels, 0 for the whole picture. Default: 224 (TCA: size 256, crop 224)."""
 
+    scaling: Scaling = "area"
+    """How pictures are made smaller: area averages; tca is OpenCV's bicubic, as the published TCA code has it."""
+
     input: Literal["uint8", "imagenet"] | None = None
     """What a TorchScript file takes: 0..255 as uint8, or ImageNet-normalised floats. Default: try in this order."""
 
     precision: Precision = "float32"
     """Of the convolutions. bfloat16 is about twice as fast on processors that have it; features change slightly."""
 
+    sampling: SamplingMode = "times"
+    """Which pictures: times (those shown at k/fps seconds), keyframes (fast: nothing else is decoded; at most fps of
+    them a second), all, or tca-legacy (as the published TCA code counts them)."""
+
     fps: float = 1.0
-    """Frames per second, by time stamp."""
+    """Pictures per second, by time stamp."""
 
     batch_frames: int = 32
     """Most frames in a forward pass; frames of several videos share one."""
 
-    decode_threads: int = 1
-    """Videos decoded at the same time, in each rank, while the encoder computes."""
+    decode_workers: int = 0
+    """Processes that decode, in each rank, while the encoder computes. 0: one for each core of the rank."""
+
+    timeout_seconds: float = 120.0
+    """For decoding one clip, on the clock and of the processor; 1 s per MB and 10 s per second of video add to it."""
 
     limit: int | None = None
     """Only the first so many videos; default all."""
 
     dry_run: bool = False
-    """Print what would be done, with sizes and an expected time, and stop."""
+    """Print what would be done, with the time and disk that a sample of the videos leads to expect, and stop."""
 
     backend: Literal["auto", "horovod", "torch", "single"] = "auto"
     """How several processes work together; auto goes by the launcher (horovodrun, torchrun, or none)."""
 
     def __post_init__(self) -> None:
-        if (self.features is None) == (self.shards is None):
-            raise UsageError("shards, features: give one of them: --shards FOLDER (with --encoder) or --features STORE")
-        if self.shards is not None:
-            if not self.encoder:
-                raise UsageError(f"encoder: --shards needs --encoder; {encoder_list()}")
-            _ = self.spec  # complains about a bad value
-            if self.shards.resolve() == self.output.resolve():
-                raise UsageError("output: must be another folder than --shards")
         if self.limit is not None and self.limit < 1:
             raise UsageError(f"limit: {self.limit} is below 1; leave it out to take every video")
+        if self.timeout_seconds <= 0:
+            raise UsageError(f"timeout_seconds: {self.timeout_seconds} is not above 0")
+        _ = self.chosen  # complains about a bad value
+
+    def needs_encoder(self) -> None:
+        """Raise UsageError unless the encoder is named and its settings fit."""
+        if not self.encoder:
+            raise UsageError(f"encoder: name one with --encoder; {encoder_list()}")
+        _ = self.spec
+        if self.shards is not None and self.shards.resolve() == self.output.resolve():
+            raise UsageError("output: must be another folder than --shards")
 
     @property
     def spec(self) -> EncoderSpec:
         """The encoder as the library takes it."""
         return EncoderSpec(self.encoder, self.weights, self.size, self.crop, self.input, self.precision)
 
+    @property
+    def chosen(self) -> Sampling:
+        """The sampling as the library takes it."""
+        return Sampling(self.sampling, self.fps)
+
 
 @dataclass(frozen=True, kw_only=True)
-class ExtractConfig(InputOptions):
-    """Extract frame features from shards into a feature store, or apply a PCA to a store.
+class ExtractConfig(ExtractionOptions):
+    """Extract frame features into the store --output: from shards, or from raw videos in one go.
 
-    With --shards: decode, encode, apply --pca if given, and write the store --output. A stopped run goes on from there.
-    With --features: apply --pca to the features of that store, without decoding again, and write the store --output.
+    With --shards: decode, encode, apply --pca if given. With --videos: build shards first; with --components also fit a
+    PCA and apply it. A stopped run goes on from there.
     """
+
+    videos: tuple[Path, ...] = ()
+    """Instead of shards: folders, video files and lists, as shards/build.py takes them. The shards, the features before
+    the PCA and the PCA are kept in the folder OUTPUT.work."""
+
+    components: int | None = None
+    """With --videos: fit a PCA with whitening to so many dimensions on the features, and apply it (TCA: 1024)."""
 
     pca: Path | None = None
     """PCA file from extract/fit_pca.py, applied to every feature; default none."""
@@ -94,25 +118,35 @@ class ExtractConfig(InputOptions):
     max_reject_share: float = 0.5
     """End with exit code 3 when a larger share of the videos cannot be used. The store is complete either way."""
 
+    retry: tuple[Reason, ...] = ()
+    """Try videos again that were rejected here for these reasons (timeout, decoder-died, ...)."""
+
     rebuild: bool = False
     """Replace features in the output folder that were made with other settings."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if (self.shards is None) == (not self.videos):
+            raise UsageError("shards, videos: give one of them: --shards FOLDER or --videos FOLDER")
         if not 0 <= self.max_reject_share <= 1:
             raise UsageError(f"max_reject_share: {self.max_reject_share} is not a share; write 0.05 for 5 %")
-        if self.features is not None and self.pca is None:
-            raise UsageError("pca: --features needs --pca, the PCA to apply")
-        if self.features is not None and self.features.resolve() == self.output.resolve():
-            raise UsageError("output: must be another folder than --features")
+        if self.components is not None and (not self.videos or self.pca is not None or self.components < 1):
+            raise UsageError(
+                "components: a number above 0, together with --videos and without --pca; with shards, fit with "
+                "extract/fit_pca.py"
+            )
+        self.needs_encoder()
 
 
 @dataclass(frozen=True, kw_only=True)
-class FitPcaConfig(InputOptions):
+class FitPcaConfig(ExtractionOptions):
     """Fit a PCA with whitening on frame features and write it to the file --output.
 
     With --features: on frames of that store. With --shards: on frames that are sampled, decoded and encoded for it.
     """
+
+    features: Path | None = None
+    """A feature store that was made without a PCA."""
 
     components: int = 1024
     """Dimensions to keep."""
@@ -131,5 +165,9 @@ class FitPcaConfig(InputOptions):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if (self.features is None) == (self.shards is None):
+            raise UsageError("shards, features: give one of them: --features STORE or --shards FOLDER (with --encoder)")
         if self.components < 1 or self.frames_per_video < 1:
             raise UsageError("components, frames_per_video: both must be at least 1")
+        if self.shards is not None:
+            self.needs_encoder()

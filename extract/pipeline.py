@@ -1,332 +1,322 @@
-"""Shards in, feature store out; the unit of work, of parallelism and of resume is a shard.
+"""Shards in, feature store out. A piece of a shard becomes one block; `work` says what there is, `claims` who does it.
 
-Each shard becomes one block of the store plus a small record beside it (``features-000000.json``), published after the
-block: it holds the rows of the shard's videos and what they were made from. A rerun keeps every block whose record
-still fits. Rank 0 joins the records into manifest.parquet and store.json, last.
+A block is published before its record, records before manifest.parquet, and store.json last. A rerun keeps every block
+whose record fits, and moves videos that are still wanted over from those that do not: it decodes what is missing only.
 """
 
 from __future__ import annotations
 
 import logging
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections import Counter, deque
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from ..core.alone import alone_in
 from ..core.engine import Engine
-from ..core.errors import DataError, ReelkinError, UsageError
-from ..core.files import publish_json, publishing, read_json, remove_partials, sha256_file
+from ..core.errors import DataError, ReelkinError
+from ..core.files import publishing, remove_partials, sha256_file
 from ..core.progress import Progress
-from ..core.seeds import seed_of
-from ..shards.manifest import ClipRow, VideoRow
+from ..shards.manifest import OK, VideoRow
 from ..shards.reader import ShardSet
+from .blocks import map_block
+from .claims import Account, Claims, open_claims, total
+from .decoding.tasks import Source
 from .describe import Described, Describer, join_clips
-from .prefetch import Source
+from .records import Record, read_record, record_path, refuse_other_store, refuse_others, settings_of
 from .store import Block, FeatureStore, StoreRow, publish_store, write_block
+from .work import Piece, list_work
 
 log = logging.getLogger("reelkin.extract")
 
-RECORD_FORMAT, RECORD_VERSION = "reelkin-features-record", 1
-DECODER = "pyav"
 PCA_FILE = "pca.safetensors"
 """The store keeps its own copy of the PCA: queries need it."""
 
 SHARE_SECONDS = 7 * 86400.0
-"""Shares of ranks may end this far apart: the deadline of collectives does not apply to the work itself."""
+"""Ranks may end this far apart: the deadline of collectives does not apply to the work itself."""
 
 
 @dataclass(frozen=True)
-class ShardWork:
-    """What one shard holds for the store.
+class Job:
+    """An extraction as it was asked for.
 
     Attributes:
-        shard: the tar's file name.
-        block: the block's file name.
-        videos: its accepted videos, in tar order.
-        clips: of each video, by start.
-        bytes: of all its clips.
-        fingerprint: changes when the clips do.
+        shards: what is described.
+        output: folder of the store, shared by all ranks.
+        pca_path: file of the describer's PCA, copied into the store.
+        limit: only so many rows of the shards' manifest, the first.
+        rebuild: replace features with other settings instead of refusing.
+        retry: reasons for which a video was rejected here before that are worth another try.
     """
 
-    shard: str
-    block: str
-    videos: tuple[VideoRow, ...]
-    clips: Mapping[str, tuple[ClipRow, ...]]
-    bytes: int
-    fingerprint: str
+    shards: ShardSet
+    output: Path
+    pca_path: Path | None = None
+    limit: int | None = None
+    rebuild: bool = False
+    retry: Collection[str] = ()
 
     @property
-    def record(self) -> str:
-        """File name of the record beside the block."""
-        return Path(self.block).stem + ".json"
+    def videos(self) -> list[VideoRow]:
+        """The rows that the store is about."""
+        return self.shards.videos[: self.limit]
 
 
-def list_work(shards: ShardSet, videos: Sequence[VideoRow]) -> list[ShardWork]:
-    """One entry per shard that holds accepted videos among ``videos``.
+def extract_store(job: Job, describer: Describer, engine: Engine) -> FeatureStore:
+    """Extract the features of all accepted videos. Every rank calls it.
 
-    Raises:
-        ReelkinError: the clips of a video lie in several shards.
-    """
-    wanted = {video.video_id: video for video in videos if video.status == "ok"}
-    home: dict[str, str] = {}
-    work = []
-    for shard in shards.shard_names:
-        clips: dict[str, list[ClipRow]] = {}
-        for clip in shards.clips_of(shard):
-            if clip.video_id not in wanted:
-                continue
-            if home.setdefault(clip.video_id, shard) != shard:
-                raise ReelkinError(
-                    f"the clips of {clip.video_id!r} lie in {home[clip.video_id]} and in {shard}; a video must be in "
-                    "one shard: build the shards again"
-                )
-            clips.setdefault(clip.video_id, []).append(clip)
-        if not clips:
-            continue
-        ordered = {name: tuple(sorted(rows, key=lambda row: row.start_seconds)) for name, rows in clips.items()}
-        parts = [part for rows in ordered.values() for row in rows for part in (row.video_id, row.key, row.sha256)]
-        work.append(
-            ShardWork(
-                shard,
-                shard.replace("clips-", "features-").removesuffix(".tar") + ".safetensors",
-                tuple(wanted[name] for name in clips),
-                ordered,
-                sum(row.bytes for rows in ordered.values() for row in rows),
-                f"{seed_of(*parts):016x}",
-            )
-        )
-    missing = sorted(wanted.keys() - home.keys())
-    if missing:
-        raise ReelkinError(
-            f"{len(missing)} videos of the manifest are in no shard ({missing[0]!r}); build the shards again"
-        )
-    return work
-
-
-def share_out(work: Sequence[ShardWork], size: int) -> list[list[ShardWork]]:
-    """Divide shards among ranks: largest first, each to the rank with the fewest bytes so far. Shares are in order."""
-    shares: list[list[ShardWork]] = [[] for _ in range(size)]
-    load = [0] * size
-    for item in sorted(work, key=lambda item: (-item.bytes, item.shard)):
-        rank = load.index(min(load))
-        shares[rank].append(item)
-        load[rank] += item.bytes
-    return [sorted(share, key=lambda item: item.shard) for share in shares]
-
-
-def settings_of(encoder_info: Mapping[str, Any], pca_sha256: str | None, fps: float) -> dict[str, Any]:
-    """What decides the features: equal settings, comparable features."""
-    encoder = {key: value for key, value in encoder_info.items() if key != "weights_path"}
-    return {"encoder": encoder, "pca_sha256": pca_sha256, "fps": fps, "decoder": DECODER}
-
-
-def refuse_other_store(output: Path, settings: dict[str, Any]) -> None:
-    """Raise UsageError when ``output`` holds a finished store with other settings."""
-    if not (output / "store.json").exists():
-        return
-    info = read_json(output / "store.json")
-    pca, sampling = info.get("pca") or {}, info.get("sampling") or {}
-    _refuse(output, settings_of(info.get("encoder") or {}, pca.get("sha256"), sampling.get("fps", 0.0)), settings)
-
-
-def _refuse(output: Path, found: dict[str, Any], settings: dict[str, Any]) -> None:
-    if found != settings:
-        raise UsageError(
-            f"{output} holds features with other settings ({_difference(found, settings)}); choose another --output, "
-            "or pass --rebuild to replace them"
-        )
-
-
-def extract_store(
-    shards: ShardSet,
-    output: str | Path,
-    describer: Describer,
-    engine: Engine,
-    *,
-    pca_path: Path | None = None,
-    limit: int | None = None,
-    rebuild: bool = False,
-) -> FeatureStore:
-    """Extract the features of all accepted videos of ``shards``.
-
-    Every rank calls it; each works on its share of the shards. Work already published with the same settings is kept.
-    A video's features do not depend on the ranks, on the other shards, or on rejected neighbours, except that torch may
-    round differently for another batch size or number of threads (below float16's resolution in practice).
-
-    Args:
-        shards: opened shards.
-        output: folder of the store, shared by all ranks.
-        describer: encoder, PCA and sampling.
-        engine: of this run.
-        pca_path: file of the describer's PCA, copied into the store.
-        limit: only the first ``limit`` rows of the shards' manifest.
-        rebuild: replace a store with other settings instead of refusing.
+    A video's features do not depend on the ranks, nor on other pieces; within a piece neighbours share batches, where
+    torch may round differently for another batch size or number of threads (below float16's resolution in practice).
 
     Returns:
         The opened store, on every rank. Videos that the shards rejected are rejected rows in it too.
 
     Raises:
         UsageError: the folder holds features with other settings and ``rebuild`` is not set.
+        ReelkinError: a shard is not as it was written, the disk is full, another command is at work in the folder.
     """
-    output = Path(output)
-    videos = shards.videos[:limit]
-    work = list_work(shards, videos)
-    pca_sha256 = sha256_file(pca_path) if pca_path else None
-    settings = settings_of(describer.encoder.info, pca_sha256, describer.fps)
-    # Rank 0 looks at the disk once, so that all ranks share out the same list.
-    problem, todo_names = "", []
-    if engine.is_main:
-        try:
-            todo_names = _unfinished(output, work, settings, rebuild)
-        except UsageError as error:
-            problem = str(error)
-    problem, todo_names = engine.broadcast_object([problem, todo_names], "work list")
-    if problem:
-        raise UsageError(problem)
-    todo = [item for item in work if item.shard in set(todo_names)]
-    share = share_out(todo, engine.size)[engine.rank]
-    if engine.is_main and len(todo) < len(work):
-        log.info("%d of %d shards are already extracted", len(work) - len(todo), len(work))
-    with engine.extend_deadline(SHARE_SECONDS):
-        label = "extracting" if engine.size == 1 else f"extracting (rank 0 of {engine.size})"
-        with Progress(sum(len(item.videos) for item in share), "videos", label, engine.is_main) as progress:
-            for item in share:
-                _extract_shard(shards, item, output, describer, settings, progress)
-    with engine.extend_deadline(SHARE_SECONDS):
-        if engine.is_main:
-            _publish(shards, output, work, videos, describer, settings, pca_path, limit)
-    return FeatureStore.open(output)
+    settings = settings_of(
+        describer.encoder.info,
+        sha256_file(job.pca_path) if job.pca_path else None,
+        describer.sampling.as_dict(),
+        describer.decoder,
+    )
+    work = list_work(job.shards, job.videos, describer.sampling)
+    with _alone(job.output, engine):
+        # Rank 0 looks at the disk once, so that all ranks share out the same list.
+        todo_names = engine.on_main(lambda: _unfinished(job, work, settings), "work list")
+        todo = [piece for piece in work if piece.block in set(todo_names)]
+        if engine.is_main and len(todo) < len(work):
+            log.info("%d of %d blocks are already extracted", len(work) - len(todo), len(work))
+        claims = open_claims(job.output, todo, engine)
+        with engine.extend_deadline(SHARE_SECONDS):
+            _Share(job, settings, describer, engine, claims).work(todo)
+        with engine.extend_deadline(SHARE_SECONDS):
+            if engine.is_main:
+                _publish(job, work, describer, settings)
+                claims.close()
+    return FeatureStore.open(job.output)
 
 
-def _unfinished(output: Path, work: Sequence[ShardWork], settings: dict[str, Any], rebuild: bool) -> list[str]:
-    """Shards to do. Removes store.json when there are any: a store in the making is no store."""
-    if not rebuild:
-        refuse_other_store(output, settings)
+def _alone(output: Path, engine: Engine) -> AbstractContextManager[None]:
+    return alone_in(output) if engine.is_main else nullcontext()
+
+
+def _unfinished(job: Job, work: Sequence[Piece], settings: Mapping[str, Any]) -> list[str]:
+    """Blocks to make. Removes store.json when there are any: a store in the making is no store."""
+    if not job.rebuild:
+        refuse_other_store(job.output, settings)
     todo = []
-    for item in work:
-        record = _read_record(output / item.record)
-        if record is None:
-            todo.append(item.shard)
-            continue
-        if not rebuild:
-            _refuse(output, record["settings"], settings)
-        file = output / item.block
-        whole = file.exists() and file.stat().st_size == record["block"]["bytes"]
-        if record["settings"] != settings or record["fingerprint"] != item.fingerprint or not whole:
-            todo.append(item.shard)
-    remove_partials(output)
+    for piece in work:
+        record = read_record(job.output, piece.block)
+        if record is not None and not job.rebuild:
+            refuse_others(job.output, record.settings, settings)
+        if record is None or not _fits(record, piece, settings, job.retry):
+            todo.append(piece.block)
+    remove_partials(job.output)
     if todo:
-        (output / "store.json").unlink(missing_ok=True)
+        (job.output / "store.json").unlink(missing_ok=True)
     return todo
 
 
-def _read_record(path: Path) -> dict[str, Any] | None:
-    if not path.exists():
-        return None
-    record = read_json(path)
-    if (record.get("format"), record.get("version")) != (RECORD_FORMAT, RECORD_VERSION):
-        return None
-    return record
+def _fits(record: Record, piece: Piece, settings: Mapping[str, Any], retry: Collection[str]) -> bool:
+    return (
+        record.settings == settings
+        and record.made_from == piece.wanted
+        and not any(row.reason in retry for row in record.rows if row.reason)
+    )
 
 
-def _difference(old: Any, new: Any, name: str = "") -> str:
-    if isinstance(old, dict) and isinstance(new, dict):
-        parts = (_difference(old.get(key), new.get(key), f"{name}.{key}" if name else key) for key in {**old, **new})
-        return ", ".join(part for part in parts if part)
-    return "" if old == new else f"{name} was {old!r}, is {new!r} now"
+@dataclass(eq=False)
+class _Making:
+    """A piece in the making.
 
+    Attributes:
+        kept: rows, features and times that an earlier block had.
+        waiting: clips of each other video that are not described yet.
+    """
 
-def _extract_shard(
-    shards: ShardSet, item: ShardWork, output: Path, describer: Describer, settings: dict[str, Any], progress: Progress
-) -> None:
-    rows: list[StoreRow] = []
-    features: list[np.ndarray] = []
-    times: list[np.ndarray] = []
-    for video, parts in _by_video(describer, shards, item):
-        starts = [clip.start_seconds for clip in item.clips[video.video_id]]
-        try:
-            matrix, seconds = join_clips(parts, starts)
-        except DataError as error:
-            log.warning("%s is rejected: %s", video.video_id, error)
-            rows.append(StoreRow.rejected(video.video_id, error.reason, str(error), video.duration_seconds))
-            progress.advance(rejects=1)
-            continue
-        rows.append(
-            StoreRow(
-                video.video_id,
-                block=item.block,
-                row=len(features),
-                num_frames=len(matrix),
-                duration_seconds=video.duration_seconds,
-                decoder=DECODER,
-            )
+    piece: Piece
+    kept: dict[str, tuple[StoreRow, np.ndarray, np.ndarray]]
+    waiting: dict[str, int]
+    found: dict[str, Described] = field(default_factory=dict)
+
+    def take(self, described: Described) -> str | None:
+        """A further clip; the id of its video when that is complete."""
+        self.found[described.source.key] = described
+        video_id = next(
+            name for name, rows in self.piece.clips.items() if any(row.key == described.source.key for row in rows)
         )
-        features.append(matrix)
-        times.append(seconds)
-        progress.advance(note=f"{describer.frames_encoded} frames")
-    # A record must never stand beside a block that it does not speak of.
-    (output / item.record).unlink(missing_ok=True)
-    block = write_block(output / item.block, features, times, describer.dim)
-    record = {"format": RECORD_FORMAT, "version": RECORD_VERSION, "settings": settings, "fingerprint": item.fingerprint}
-    publish_json(output / item.record, {**record, "block": asdict(block), "rows": [asdict(row) for row in rows]})
+        self.waiting[video_id] -= 1
+        if self.waiting[video_id]:
+            return None
+        del self.waiting[video_id]
+        return video_id
 
 
-def _by_video(describer: Describer, shards: ShardSet, item: ShardWork) -> Iterator[tuple[VideoRow, list[Described]]]:
-    """The described clips of each video of a shard, in order of time, when its last one is done."""
-    video_of = {clip.key: video for video in item.videos for clip in item.clips[video.video_id]}
-    waiting: dict[str, dict[str, Described]] = {video.video_id: {} for video in item.videos}
-    read = (clip for clip in shards.read_clips(item.shard) if clip.key in video_of)
-    sources = (Source(clip.key, clip.data, clip.start_seconds) for clip in read)
-    for described in describer.describe(sources):
-        video = video_of[described.key]
-        found = waiting[video.video_id]
-        found[described.key] = described
-        clips = item.clips[video.video_id]
-        if len(found) == len(clips):
-            del waiting[video.video_id]
-            yield video, [found[clip.key] for clip in clips]
+class _Share:
+    """What one rank does: pieces are claimed as the decoder asks for clips, and written as they become complete."""
+
+    def __init__(
+        self, job: Job, settings: Mapping[str, Any], describer: Describer, engine: Engine, claims: Claims
+    ) -> None:
+        self._job, self._settings, self._describer, self._claims = job, settings, describer, claims
+        self._engine = engine
+        self._making: dict[int, _Making] = {}
+        self._complete: deque[_Making] = deque()  # pieces of which nothing had to be decoded
+        self._frames = 0
+
+    def work(self, todo: Sequence[Piece]) -> None:
+        """Do pieces until all are taken."""
+        label = "extracting" if self._engine.size == 1 else f"extracting ({self._engine.size} ranks)"
+        videos, size = sum(len(piece.videos) for piece in todo), sum(piece.bytes for piece in todo)
+        with Progress(videos, "videos", label, self._engine.is_main, size, more=self._news) as progress:
+            for described in self._describer.describe(self._sources()):
+                making = self._making[described.source.group]
+                video_id = making.take(described)
+                if video_id is not None:
+                    self._count(progress, making, video_id)
+                if not making.waiting:
+                    self._write(self._making.pop(described.source.group))
+                self._write_complete(progress)
+            self._write_complete(progress)
+
+    def _sources(self) -> Iterator[Source]:
+        """Clips to decode, of one claimed piece after the other. Runs in the decoder's thread."""
+        for group, piece in enumerate(self._claims.take()):
+            kept = {} if self._job.rebuild else self._kept(piece)
+            waiting = {name: len(rows) for name, rows in piece.clips.items() if name not in kept}
+            making = _Making(piece, kept, waiting)
+            if not waiting:
+                self._complete.append(making)
+                continue
+            self._making[group] = making
+            for video_id, source in piece.sources(self._job.shards.folder, group):
+                if video_id not in kept:
+                    yield source
+
+    def _kept(self, piece: Piece) -> dict[str, tuple[StoreRow, np.ndarray, np.ndarray]]:
+        """Wanted videos that an earlier block of the same shard holds, made with the same settings."""
+        found: dict[str, tuple[StoreRow, np.ndarray, np.ndarray]] = {}
+        for path in sorted(self._job.output.glob(f"{piece.stem}*.safetensors")):
+            record = read_record(self._job.output, path.name)
+            if record is None or record.settings != self._settings:
+                continue
+            block = map_block(path, self._describer.dim)
+            for row in record.rows:
+                wanted = piece.wanted.get(row.video_id)
+                if wanted is None or record.made_from.get(row.video_id) != wanted or row.reason in self._job.retry:
+                    continue
+                if row.status == OK:
+                    features, times = block.videos([row.row])
+                    found[row.video_id] = row, features[0], times[0]
+                else:
+                    found[row.video_id] = row, np.zeros((0, self._describer.dim), np.float16), np.zeros(0)
+        return found
+
+    def _count(self, progress: Progress, making: _Making, video_id: str) -> None:
+        """Put a video's clips together: from now on it has features, or a reason why not."""
+        piece = making.piece
+        video = next(video for video in piece.videos if video.video_id == video_id)
+        clips = piece.clips[video_id]
+        parts = [making.found.pop(clip.key) for clip in clips]
+        row = StoreRow(video_id, duration_seconds=video.duration_seconds, decoder=_decoders(parts))
+        try:
+            features, times = join_clips(parts, [clip.start_seconds for clip in clips])
+        except DataError as error:
+            log.warning("%s is rejected: %s", video_id, error)
+            row = StoreRow.rejected(video_id, error.reason, str(error), video.duration_seconds)
+            features, times = np.zeros((0, self._describer.dim), np.float16), np.zeros(0)
+        making.kept[video_id] = row, features, times
+        self._frames += len(features)
+        waited = self._describer.pool.waited / max(1e-9, progress.seconds)
+        note = f"{self._frames} frames, {self._frames / max(1e-9, progress.seconds):.3g} frames/s"
+        progress.advance(
+            bytes=sum(clip.bytes for clip in clips),
+            reason=row.reason,
+            note=f"{note}, {waited:.0%} waiting for decoding",
+        )
+
+    def _write_complete(self, progress: Progress) -> None:
+        while self._complete:
+            making = self._complete.popleft()
+            progress.skip(len(making.piece.videos), making.piece.bytes)
+            self._write(making)
+
+    def _write(self, making: _Making) -> None:
+        """Publish a block and its record."""
+        piece, output = making.piece, self._job.output
+        rows: list[StoreRow] = []
+        features: list[np.ndarray] = []
+        times: list[np.ndarray] = []
+        for video in piece.videos:
+            row, matrix, seconds = making.kept[video.video_id]
+            if row.status == OK:
+                row = replace(row, block=piece.block, row=len(features), num_frames=len(matrix))
+                features.append(matrix)
+                times.append(seconds)
+            rows.append(row)
+        # A record must never stand beside a block that it does not speak of.
+        record_path(output, piece.block).unlink(missing_ok=True)
+        block = write_block(output / piece.block, features, times, self._describer.dim)
+        Record(self._settings, piece.wanted, block, rows).publish(output)
+        reasons = Counter(row.reason for row in rows if row.reason)
+        self._claims.done(piece, Account(len(rows), piece.bytes, block.num_frames, dict(reasons)))
+
+    def _news(self) -> tuple[int, int, Counter[str]]:
+        """What other ranks have done since the last call."""
+        news = total(self._claims.news())
+        self._frames += news.frames
+        return news.videos, news.bytes, Counter(news.reasons)
 
 
-def _publish(
-    shards: ShardSet,
-    output: Path,
-    work: Sequence[ShardWork],
-    videos: Sequence[VideoRow],
-    describer: Describer,
-    settings: dict[str, Any],
-    pca_path: Path | None,
-    limit: int | None,
-) -> None:
+def _decoders(parts: Sequence[Described]) -> str:
+    return "+".join(sorted({part.decoder for part in parts if part.decoder}))
+
+
+def _publish(job: Job, work: Sequence[Piece], describer: Describer, settings: Mapping[str, Any]) -> None:
     blocks: list[Block] = []
     row_of: dict[str, StoreRow] = {}
-    for item in work:
-        record = _read_record(output / item.record)
-        if record is None or record["settings"] != settings or record["fingerprint"] != item.fingerprint:
-            raise ReelkinError(f"{output / item.record} is not there; is {output} shared by all ranks?")
-        blocks.append(Block(**record["block"]))
-        row_of.update({row["video_id"]: StoreRow(**row) for row in record["rows"]})
+    for piece in work:
+        record = read_record(job.output, piece.block)
+        if record is None or not _fits(record, piece, settings, ()):
+            raise ReelkinError(f"{job.output / piece.block} is not there; is {job.output} shared by all ranks?")
+        blocks.append(record.block)
+        row_of.update({row.video_id: row for row in record.rows})
     rows = [
         # a rejected duplicate bears the id of an accepted video
         row_of[video.video_id]
-        if video.status == "ok"
+        if video.status == OK
         else StoreRow.rejected(video.video_id, video.reason, video.detail, video.duration_seconds)
-        for video in videos
+        for video in job.videos
     ]
     pca = None
-    if describer.pca is not None and pca_path is not None:
-        with publishing(output / PCA_FILE) as temporary:
-            shutil.copyfile(pca_path, temporary)
+    if describer.pca is not None and job.pca_path is not None:
+        with publishing(job.output / PCA_FILE) as temporary:
+            shutil.copyfile(job.pca_path, temporary)
         pca = {"file": PCA_FILE, "sha256": settings["pca_sha256"], "dim": describer.pca.dim, **describer.pca.info}
     info: dict[str, Any] = {
         "encoder": describer.encoder.info,
         "pca": pca,
-        "sampling": {"fps": describer.fps},
-        "decoder": DECODER,
-        "shards_sha256": shards.sha256,
+        "sampling": settings["sampling"],
+        "decoder": settings["decoder"],
+        "shards_sha256": job.shards.sha256,
     }
-    if limit is not None:
-        info["limit"] = limit
-    publish_store(output, describer.dim, info, blocks, rows)
+    if job.limit is not None:
+        info["limit"] = job.limit
+    publish_store(job.output, describer.dim, info, blocks, rows)
+    _remove_strays(job, describer)
+
+
+def _remove_strays(job: Job, describer: Describer) -> None:
+    """Blocks that no piece of the shards needs any more, whatever the limit: their videos were taken down."""
+    needed = {piece.block for piece in list_work(job.shards, job.shards.videos, describer.sampling)}
+    for path in job.output.glob("features-*.safetensors"):
+        if path.name not in needed:
+            record_path(job.output, path.name).unlink(missing_ok=True)
+            path.unlink(missing_ok=True)

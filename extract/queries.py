@@ -13,10 +13,11 @@ import torch
 from ..core.errors import DataError, ReelkinError
 from ..core.files import sha256_file
 from ..shards.sources.listing import list_videos
+from ..shards.video.sampling import Sampling
+from .decoding.tasks import Source
 from .describe import COMPARED, Describer, join_clips
 from .encoders import EncoderSpec, build_encoder
 from .pca import PCA
-from .prefetch import Source
 from .store import FeatureStore, StoreRow
 
 
@@ -52,10 +53,11 @@ def extract_videos(paths: Iterable[str | Path] | Mapping[str, str | Path], descr
         files = {each.video_id: Path(each.path) for each in inputs if not each.reason}
     videos = {}
     for described in describer.describe(Source(video_id, path) for video_id, path in files.items()):
+        video_id = described.source.key
         try:
-            videos[described.key] = join_clips([described], [0.0])
+            videos[video_id] = join_clips([described], [0.0])
         except DataError as error:
-            rejects.append(StoreRow.rejected(described.key, error.reason, str(error)))
+            rejects.append(StoreRow.rejected(video_id, error.reason, str(error)))
     return Extraction(videos, rejects)
 
 
@@ -65,21 +67,21 @@ def describer_of(
     weights: str | Path | None = None,
     device: torch.device | str = "cpu",
     batch_frames: int = 32,
-    decode_threads: int = 1,
+    workers: int = 0,
 ) -> Describer:
     """The encoder, PCA and sampling that a store was made with, ready for further videos.
 
     Args:
         store: the store, or its folder.
         weights: the encoder's file, when it is not where it was; its SHA-256 must be the recorded one.
-        device, batch_frames, decode_threads: see `encoders.build_encoder` and `describe.Describer`.
+        device, batch_frames, workers: see `encoders.build_encoder` and `describe.Describer`.
 
     Raises:
         ReelkinError: the store does not say how it was made, or its weights or PCA cannot be found unchanged.
     """
     store = store if isinstance(store, FeatureStore) else FeatureStore.open(store)
     return describer_from(
-        store.info, store.path, weights=weights, device=device, batch_frames=batch_frames, decode_threads=decode_threads
+        store.info, store.path, weights=weights, device=device, batch_frames=batch_frames, workers=workers
     )
 
 
@@ -90,11 +92,11 @@ def describer_from(
     weights: str | Path | None = None,
     device: torch.device | str = "cpu",
     batch_frames: int = 32,
-    decode_threads: int = 1,
+    workers: int = 0,
 ) -> Describer:
     """Like `describer_of`, from the content of a store.json and the folder that holds the PCA's file."""
     made = info.get("encoder") or {}
-    if "preprocessing" not in made or not (info.get("sampling") or {}).get("fps"):
+    if "preprocessing" not in made or "mode" not in (info.get("sampling") or {}):
         raise ReelkinError(f"{folder} does not say how its features were made; raw videos cannot be compared with it")
     encoder = build_encoder(_spec(made, weights), device)
     for key in COMPARED:
@@ -109,8 +111,8 @@ def describer_from(
         if not path.exists() or sha256_file(path) != info["pca"]["sha256"]:
             raise ReelkinError(f"{path} is missing or not the PCA that the features were made with; copy it again")
         pca = PCA.load(path)
-    fps = info["sampling"]["fps"]
-    return Describer(encoder, pca, fps=fps, batch_frames=batch_frames, decode_threads=decode_threads)
+    sampling = Sampling.from_dict(info["sampling"])
+    return Describer(encoder, pca, sampling=sampling, batch_frames=batch_frames, workers=workers)
 
 
 def _spec(made: Mapping[str, Any], weights: str | Path | None) -> EncoderSpec:

@@ -16,12 +16,16 @@ from ..core.errors import ReelkinError, UsageError
 from ..core.files import publishing, sha256_file
 from ..core.progress import Progress
 from ..core.seeds import generator
+from ..shards.manifest import OK
 from ..shards.reader import ShardSet
+from .claims import share_out
+from .decoding.tasks import Source
 from .describe import COMPARED, Describer
 from .pca import PCA, CovarianceSum
-from .pipeline import PCA_FILE, SHARE_SECONDS, list_work, refuse_other_store, settings_of, share_out
-from .prefetch import Source
+from .pipeline import PCA_FILE, SHARE_SECONDS
+from .records import refuse_other_store, settings_of
 from .store import Block, FeatureStore, StoreRow, publish_store, write_block
+from .work import list_work
 
 log = logging.getLogger("reelkin.extract")
 
@@ -86,36 +90,34 @@ def fit_on_shards(
     drawn from each clip in equal number. Damaged clips are left out and counted in a warning."""
     if describer.pca is not None:
         raise ValueError("the describer must be without a PCA")
-    accepted = {video.video_id: video for video in shards.videos if video.status == "ok"}
-    work = list_work(shards, [accepted[name] for name in _chosen(list(accepted), only, shards.folder)[:limit]])
+    accepted = {video.video_id: video for video in shards.videos if video.status == OK}
+    chosen = [accepted[name] for name in _chosen(list(accepted), only, shards.folder)[:limit]]
+    work = list_work(shards, chosen, describer.sampling)
     share = share_out(work, engine.size)[engine.rank]
+    clips_of = [{clip.key: clip for rows in piece.clips.values() for clip in rows} for piece in share]
+
+    def pick(source: Source, num_frames: int) -> np.ndarray:
+        clip = clips_of[source.group][source.key]
+        num_clips = len(share[source.group].clips[clip.video_id])
+        name = clip.video_id if num_clips == 1 else f"{clip.video_id}@{clip.start_seconds:.3f}"
+        return draw_frames(name, num_frames, -(-frames_per_video // num_clips), seed)
+
+    sources = (source for group, piece in enumerate(share) for _, source in piece.sources(shards.folder, group))
     total = CovarianceSum(describer.dim)
     damaged = 0
     with (
         engine.extend_deadline(SHARE_SECONDS),
-        Progress(sum(len(item.videos) for item in share), "videos", "sampling frames", engine.is_main) as progress,
+        Progress(sum(map(len, clips_of)), "clips", "sampling frames", engine.is_main) as progress,
     ):
-        for item in share:
-            clips = {clip.key: clip for rows in item.clips.values() for clip in rows}
-
-            def pick(key: str, num_frames: int, item: Any = item, clips: Any = clips) -> np.ndarray:
-                video_id = clips[key].video_id
-                num_clips = len(item.clips[video_id])
-                name = video_id if num_clips == 1 else f"{video_id}@{clips[key].start_seconds:.3f}"
-                return draw_frames(name, num_frames, -(-frames_per_video // num_clips), seed)
-
-            read = (clip for clip in shards.read_clips(item.shard) if clip.key in clips)
-            sources = (Source(clip.key, clip.data, clip.start_seconds) for clip in read)
-            for described in describer.describe(sources, pick):
-                damaged += described.error is not None
-                if described.error is None and np.isfinite(described.features).all():
-                    total.add(described.features)
-                if item.clips[clips[described.key].video_id][-1].key == described.key:
-                    progress.advance(rejects=int(described.error is not None))
+        for described in describer.describe(sources, pick):
+            damaged += described.error is not None
+            if described.error is None and np.isfinite(described.features).all():
+                total.add(described.features)
+            progress.advance(reason=described.error.reason if described.error else "")
     if damaged:
         log.warning("%d damaged clips were left out", damaged)
-    num_videos = sum(len(item.videos) for item in work)
-    info = _record(describer.encoder.info, num_videos, frames_per_video, seed, {"fps": describer.fps})
+    num_videos = sum(len(piece.videos) for piece in work)
+    info = _record(describer.encoder.info, num_videos, frames_per_video, seed, describer.sampling.as_dict())
     return _solve(total, engine, num_components, whiten, info)
 
 
@@ -202,9 +204,9 @@ def apply_to_store(
             raise UsageError(f"{pca_path} was fitted on other features: {key} {fitted[key]!r}, here {encoder[key]!r}")
     if pca.input_dim != store.dim:
         raise UsageError(f"{pca_path} takes {pca.input_dim} dimensions, {store.path} has {store.dim}")
-    fps = (store.info.get("sampling") or {}).get("fps", 0.0)
+    sampling, decoder = store.info.get("sampling") or {}, store.info.get("decoder") or ""
     if not rebuild:
-        refuse_other_store(output, settings_of(encoder, sha256_file(pca_path), fps))
+        refuse_other_store(output, settings_of(encoder, sha256_file(pca_path), sampling, decoder))
     engine.barrier("PCA checked")
     if engine.is_main:
         (output / "store.json").unlink(missing_ok=True)

@@ -3,75 +3,75 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
-
-import numpy as np
 
 from ..core.engine import Engine, start
 from ..core.errors import ExitCode
 from ..core.ids import read_ids
 from ..core.logs import setup_logging
-from ..shards.manifest import VideoRow
 from ..shards.reader import ShardSet
 from .describe import Describer, use_share_of_cores
 from .encoders import build_encoder
-from .options import ExtractConfig, FitPcaConfig, InputOptions
+from .forecast import forecast
+from .options import ExtractConfig, ExtractionOptions, FitPcaConfig
 from .pca import PCA
-from .pipeline import extract_store, list_work
-from .reduction import apply_to_store, fit_on_shards, fit_on_store
+from .pipeline import Job, extract_store
+from .raw import extract_raw
+from .reduction import fit_on_shards, fit_on_store
 from .store import FeatureStore
 
 
-def _inputs(config: InputOptions, engine: Engine, pca: PCA | None) -> tuple[ShardSet, Describer]:
-    """The shards that --shards names, and what describes them."""
-    assert config.shards is not None  # the configuration has seen to it: either --shards or --features
-    shards = ShardSet.open(config.shards)
-    encoder = build_encoder(config.spec, engine.device, engine)
-    describer = Describer(
-        encoder, pca, fps=config.fps, batch_frames=config.batch_frames, decode_threads=config.decode_threads
+@contextmanager
+def _started(config: ExtractionOptions) -> Iterator[Engine]:
+    with start(config.backend) as engine:
+        setup_logging(engine.rank)
+        use_share_of_cores()
+        yield engine
+
+
+def _describer(config: ExtractionOptions, engine: Engine, pca: PCA | None = None) -> Describer:
+    return Describer(
+        build_encoder(config.spec, engine.device, engine),
+        pca,
+        sampling=config.chosen,
+        batch_frames=config.batch_frames,
+        workers=config.decode_workers,
+        timeout_seconds=config.timeout_seconds,
     )
-    return shards, describer
 
 
 def run_extract(config: ExtractConfig) -> int:
     """Do what ``extract/run.py`` was asked; returns its exit code."""
-    with start(config.backend) as engine:
-        setup_logging(engine.rank)
-        use_share_of_cores()
+    with _started(config) as engine:
         began = time.monotonic()
-        if config.features is not None:
-            assert config.pca is not None  # the configuration has seen to it
-            source = FeatureStore.open(config.features)
-            if config.dry_run:
-                return _say(engine, f"would apply {config.pca} to {source} and write {config.output}")
-            store = apply_to_store(
-                source, config.pca, config.output, engine, rebuild=config.rebuild, limit=config.limit
-            )
-            return _finish(store, config, engine, time.monotonic() - began)
-        shards, describer = _inputs(config, engine, PCA.load(config.pca) if config.pca else None)
-        if config.dry_run:
-            return _say(engine, forecast(shards, shards.videos[: config.limit], describer, engine.size))
-        store = extract_store(
-            shards,
-            config.output,
-            describer,
-            engine,
-            pca_path=config.pca,
-            limit=config.limit,
-            rebuild=config.rebuild,
-        )
-        return _finish(store, config, engine, time.monotonic() - began)
+        with _describer(config, engine, PCA.load(config.pca) if config.pca else None) as describer:
+            if config.shards is None:
+                if config.dry_run:
+                    return _say(engine, "--dry-run needs shards: build them first with shards/build.py", ExitCode.USAGE)
+                store = extract_raw(config, describer, engine)
+            else:
+                shards = ShardSet.open(config.shards)
+                if config.dry_run:
+                    return _say(engine, forecast(shards, config.limit, describer, engine))
+                job = Job(shards, config.output, config.pca, config.limit, config.rebuild, config.retry)
+                store = extract_store(job, describer, engine)
+            return _finish(store, config, engine, describer, time.monotonic() - began)
 
 
-def _finish(store: FeatureStore, config: ExtractConfig, engine: Engine, seconds: float) -> int:
-    frames = sum(store.num_frames(video_id) for video_id in store.video_ids)
-    counts = f"{len(store)} videos, {frames} frames of {store.dim} dimensions; {len(store.rejects)} rejected"
+def _finish(store: FeatureStore, config: ExtractConfig, engine: Engine, describer: Describer, seconds: float) -> int:
+    ranks = engine.all_gather_object([describer.frames_encoded, describer.pool.waited], "sums")
+    encoded, waited = sum(each[0] for each in ranks), sum(each[1] for each in ranks)
+    frames = sum(block["num_frames"] for block in store.info["blocks"])
     total = len(store) + len(store.rejects)
     encoder = store.info.get("encoder") or {}
     lines = [
-        f"{counts}; {seconds:.1f} s",
+        f"{len(store)} videos, {frames} frames of {store.dim} dimensions; {len(store.rejects)} rejected; "
+        f"{seconds:.1f} s",
         *_reject_lines(store),
+        f"encoded now: {encoded} frames, {encoded / seconds:.3g} a second; {waited / engine.size / seconds:.0%} of the "
+        "time waiting for decoding",
         f"encoder {encoder.get('name')}, weights {encoder.get('weights')}"
         + (" (RANDOM: nothing was learnt)" if encoder.get("random_weights") else ""),
         f"written: {config.output}/store.json, manifest.parquet, {len(store.info['blocks'])} blocks",
@@ -92,9 +92,7 @@ def _reject_lines(store: FeatureStore) -> list[str]:
 
 def run_fit_pca(config: FitPcaConfig) -> int:
     """Do what ``extract/fit_pca.py`` was asked; returns its exit code."""
-    with start(config.backend) as engine:
-        setup_logging(engine.rank)
-        use_share_of_cores()
+    with _started(config) as engine:
         sampling: dict[str, Any] = {
             "frames_per_video": config.frames_per_video,
             "seed": config.seed,
@@ -108,10 +106,12 @@ def run_fit_pca(config: FitPcaConfig) -> int:
                 return _say(engine, f"would fit {config.components} components on {store} and write {config.output}")
             pca = fit_on_store(store, config.components, engine, **sampling)
         else:
-            shards, describer = _inputs(config, engine, None)
-            if config.dry_run:
-                return _say(engine, forecast(shards, shards.videos[: config.limit], describer, engine.size))
-            pca = fit_on_shards(shards, describer, config.components, engine, **sampling)
+            assert config.shards is not None  # the configuration has seen to it: either --shards or --features
+            shards = ShardSet.open(config.shards)
+            with _describer(config, engine) as describer:
+                if config.dry_run:
+                    return _say(engine, forecast(shards, config.limit, describer, engine))
+                pca = fit_on_shards(shards, describer, config.components, engine, **sampling)
         if engine.is_main:
             pca.save(config.output)
         kept = f"{pca.info['variance_kept']:.1%} of the variance of {pca.info['num_samples']} frames"
@@ -122,32 +122,3 @@ def _say(engine: Engine, text: str, code: ExitCode = ExitCode.OK) -> ExitCode:
     if engine.is_main:
         print(text, flush=True)
     return code
-
-
-def forecast(shards: ShardSet, videos: Sequence[VideoRow], describer: Describer, size: int) -> str:
-    """What an extraction would cost: counts, disk, and a time from a measured forward pass."""
-    work = list_work(shards, videos)
-    accepted = [video for item in work for video in item.videos]
-    frames = sum(max(1, round(video.duration_seconds * describer.fps)) for video in accepted)
-    pre = describer.encoder.preprocessing
-    height = pre.crop or pre.short_side
-    width = pre.crop or pre.short_side * 16 // 9
-    batch = np.random.default_rng(0).integers(
-        0, 256, (min(8, describer.batch_frames), height, width, 3), dtype=np.uint8
-    )
-    describer.encoder(batch)  # the first pass sets things up
-    began = time.perf_counter()
-    describer.encoder(batch)
-    rate = len(batch) / (time.perf_counter() - began)
-    megabytes = frames * (describer.dim * 2 + 8) / 1e6
-    hours = sum(video.duration_seconds for video in accepted) / 3600
-    batch_memory = describer.batch_frames * height * width * 3 / 1e6
-    return "\n".join(
-        [
-            f"{len(accepted)} videos in {len(work)} shards, {hours:.2f} hours; {len(videos) - len(accepted)} rejected",
-            f"about {frames} frames at {describer.fps:g} per second, {describer.dim} dimensions each",
-            f"disk: {megabytes:.1f} MB; memory for frames: {4 * batch_memory:.0f} MB a rank, beside the network",
-            f"time: about {frames / rate / size:.0f} s of encoding on {size} ranks ({rate:.1f} frames/s measured "
-            f"for {width} x {height} pixels), decoding runs beside it",
-        ]
-    )

@@ -13,7 +13,7 @@ import hashlib
 import threading
 import weakref
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from typing import Any, Literal, NoReturn
 
@@ -167,6 +167,23 @@ class Engine(ABC):
                 data = torch.empty(rows[root], dtype=torch.uint8)
             self._broadcast_bytes(data, root, f"broadcast object {name} {root}")
         return plain.decode(data)
+
+    def on_main(self, work: Callable[[], Any], name: str) -> Any:
+        """What ``work`` returns on rank 0, on every rank; the others do not call it. Plain values only, sent as JSON.
+
+        Raises:
+            ReelkinError, UsageError: what rank 0 raised, on every rank.
+        """
+        said: dict[str, Any] = {}
+        if self.is_main:
+            try:
+                said = {"value": work()}
+            except ReelkinError as error:
+                said = {"problem": str(error), "usage": isinstance(error, UsageError)}
+        said = self.broadcast_object(said, name)
+        if "problem" in said:
+            raise (UsageError if said["usage"] else ReelkinError)(said["problem"])
+        return said["value"]
 
     def agree(self, value: bool, name: str) -> bool:
         """True on every rank if any rank says True."""

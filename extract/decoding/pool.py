@@ -105,7 +105,7 @@ class DecodePool:
         self._thread: threading.Thread | None = None
         self._busy = threading.Lock()
 
-    def decode(self, sources: Iterable[Source], pick: Pick | None = None) -> Iterator[tuple[str, Item]]:
+    def decode(self, sources: Iterable[Source], pick: Pick | None = None) -> Iterator[tuple[Source, Item]]:
         """Decode clips and yield what comes of them, clip by clip in the order of ``sources``.
 
         Args:
@@ -113,7 +113,7 @@ class DecodePool:
             pick: keep only some of the sampled pictures.
 
         Yields:
-            (key, `Chunk`) for the pictures, then (key, `End`).
+            (source, `Chunk`) for the pictures, then (source, `End`).
 
         Raises:
             ReelkinError: a shard is not as it was written, or children cannot be started.
@@ -179,14 +179,14 @@ class _Run:
 
     # --- the caller's thread
 
-    def items(self) -> Iterator[tuple[str, Item]]:
+    def items(self) -> Iterator[tuple[Source, Item]]:
         while (found := self._next()) is not None:
-            key, item, arena = found
-            yield key, item
+            source, item, arena = found
+            yield source, item
             if arena is not None:
                 arena.give_back()
 
-    def _next(self) -> tuple[str, Item, Arena | None] | None:
+    def _next(self) -> tuple[Source, Item, Arena | None] | None:
         with self._changed:
             began = time.monotonic()
             self._changed.wait_for(lambda: self._failure or (self._order[0].items if self._order else self._exhausted))
@@ -199,7 +199,7 @@ class _Run:
             item, arena = clip.items.popleft()
             if isinstance(item, End):
                 self._order.popleft()
-            return clip.source.key, item, arena
+            return clip.source, item, arena
 
     def stop(self) -> None:
         """End `serve`, wherever it is."""
@@ -299,7 +299,7 @@ class _Run:
             self._put(clip, Chunk(pictures, np.asarray(chunk["times"], np.float64)), worker.arena)
         elif "count" in message:
             assert self._pick is not None
-            wanted = self._pick(clip.source.key, int(message["count"]))
+            wanted = self._pick(clip.source, int(message["count"]))
             worker.send({"wanted": [int(index) for index in wanted]})
         elif "failure" in message:
             raise ReelkinError(message["failure"])

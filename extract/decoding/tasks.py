@@ -10,9 +10,6 @@ import numpy as np
 
 from ...core.errors import DataError
 
-Pick = Callable[[str, int], np.ndarray]
-"""Which of a clip's T sampled pictures are wanted: (key, T) -> ascending indices."""
-
 
 @dataclass(frozen=True)
 class Source:
@@ -34,6 +31,10 @@ class Source:
     sha256: str = ""
     start_seconds: float = 0.0
     group: int = 0
+
+
+Pick = Callable[[Source, int], np.ndarray]
+"""Which of a clip's T sampled pictures are wanted: (clip, T) -> ascending indices."""
 
 
 @dataclass(frozen=True)

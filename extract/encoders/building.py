@@ -55,6 +55,14 @@ class EncoderSpec:
             raise UsageError(f"--encoder {self.name} needs --weights FILE (it is {self.weights!r})")
 
 
+@dataclass(frozen=True)
+class Window:
+    """How many sampled pictures a descriptor is made of, and how far apart windows begin; 1 and 1 for frame encoders."""
+
+    frames: int = 1
+    step: int = 1
+
+
 class Encoder:
     """A network with its preprocessing.
 
@@ -63,7 +71,10 @@ class Encoder:
         preprocessing: size, crop and input range of its frames.
         device: where it computes.
         info: what store.json records; equal infos (without "weights_path") mean comparable descriptors.
+        window: of the pictures that a descriptor is made of.
     """
+
+    window = Window()
 
     def __init__(
         self, module: nn.Module, dim: int, preprocessing: Preprocessing, device: torch.device, info: dict[str, Any]
@@ -79,7 +90,7 @@ class Encoder:
         """Descriptors of equally large frames.
 
         Args:
-            frames: uint8 [N, H, W, 3] RGB, scaled and cropped (see `frames.crop_frames`); N may be 0.
+            frames: uint8 [N, H, W, 3] RGB, scaled and cropped (see `decoding.geometry`); N may be 0.
 
         Returns:
             float32 [N, dim] on ``device``.

@@ -41,14 +41,20 @@ _DEADLINE_SECONDS = 7 * 86400.0
 _PROBE_SECONDS, _COPY_BYTES_PER_SECOND = 0.02, 200e6
 
 
-def build(config: BuildConfig) -> Outcome:
+def build(config: BuildConfig, engine: Engine | None = None) -> Outcome:
     """Build shards, alone or as one of several ranks.
+
+    Args:
+        engine: of a run of which this is a part; None starts one, which ends with the build.
 
     Raises:
         UsageError: nothing to build, or the output folder belongs to another build.
         ReelkinError: the disk is full, children cannot be started, or another command is at work in the output folder.
     """
-    with start(config.backend, deadline_seconds=_DEADLINE_SECONDS, device="cpu") as engine, _held(config, engine):
+    if engine is None:
+        with start(config.backend, deadline_seconds=_DEADLINE_SECONDS, device="cpu") as own:
+            return build(config, own)
+    with _held(config, engine):
         prepared = prepare(config) if engine.is_main else Prepared(None, {})
         plain = engine.broadcast_object(prepared.plan and prepared.plan.to_plain(), "plan")
         if plain is not None:

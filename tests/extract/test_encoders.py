@@ -15,12 +15,13 @@ from torch import Tensor, nn
 
 from reelkin.core.errors import ReelkinError, UsageError
 from reelkin.core.files import sha256_file
+from reelkin.extract.decoding.geometry import Geometry
 from reelkin.extract.encoders import EncoderSpec, build_encoder, encoder_list
 from reelkin.extract.encoders import weights as weights_module
 from reelkin.extract.encoders.imac import fold_batch_norms, imac
 from reelkin.extract.encoders.torchvision_import import import_torchvision
 from reelkin.extract.encoders.weights import fill_with_random
-from reelkin.extract.frames import Preprocessing, crop_frames, to_network_input
+from reelkin.extract.frames import Preprocessing, to_network_input
 
 PUBLISHED = Path(__file__).parents[2] / "../shared/weights/mobilenet_v2_imagenet_imac.torchscript.pt"
 
@@ -265,10 +266,10 @@ def test_frames_of_any_sizes_keep_their_order(tmp_path: Path) -> None:
 
 def test_crops_are_centred_and_wide_pictures_bounded() -> None:
     frames = random_frames(2, 256, 455)
-    cropped = crop_frames(frames, Preprocessing(256, 224, "imagenet"))
+    cropped = Geometry(256, 224).cut(frames)
     np.testing.assert_array_equal(cropped, frames[:, 16:240, 115:339])  # floor((455 - 224) / 2) = 115
-    assert crop_frames(frames, Preprocessing(256, 0, "uint8")) is frames
-    assert crop_frames(random_frames(1, 32, 400), Preprocessing(32, 0, "uint8")).shape == (1, 32, 128, 3)
+    np.testing.assert_array_equal(Geometry(256).cut(frames), frames)
+    assert Geometry(32).cut(random_frames(1, 32, 400)).shape == (1, 32, 128, 3)
     with pytest.raises(UsageError, match="the crop must be"):
         Preprocessing(128, 224, "uint8")
 

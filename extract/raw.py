@@ -1,0 +1,46 @@
+"""From raw videos to PCA features in one go: shards, features, a PCA fitted on them, and the store after the PCA."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import replace
+
+from ..core.engine import Engine
+from ..shards.packing.building import build
+from ..shards.packing.config import BuildConfig
+from ..shards.reader import ShardSet
+from .describe import Describer
+from .options import ExtractConfig
+from .pipeline import SHARE_SECONDS, Job, extract_store
+from .reduction import apply_to_store, fit_on_store
+from .store import FeatureStore
+
+log = logging.getLogger("reelkin.extract")
+
+
+def extract_raw(config: ExtractConfig, describer: Describer, engine: Engine) -> FeatureStore:
+    """Do what the published TCA code does in four steps (frames, features, PCA, applying it), restartable throughout.
+
+    What lies in between is kept in the folder OUTPUT.work; each step skips what an earlier run has done.
+
+    Returns:
+        The store in ``config.output``.
+
+    Raises:
+        ReelkinError: as the steps do: `build`, `extract_store`, `fit_on_store`, `apply_to_store`.
+    """
+    folder = config.output.with_name(config.output.name + ".work")
+    with engine.extend_deadline(SHARE_SECONDS):
+        # Rejects are counted once, at the end, against this command's own budget.
+        build(BuildConfig(config.videos, folder / "shards", limit=config.limit, max_reject_share=1.0), engine)
+    shards = ShardSet.open(folder / "shards")
+    job = Job(shards, config.output, config.pca, None, config.rebuild, config.retry)
+    if config.components is None:
+        return extract_store(job, describer, engine)
+    features = extract_store(replace(job, output=folder / "features"), describer, engine)
+    pca = fit_on_store(features, config.components, engine)
+    if engine.is_main:
+        pca.save(folder / "pca.safetensors")
+        log.info("PCA: %d -> %d dimensions, %s of the variance", pca.input_dim, pca.dim, pca.info["variance_kept"])
+    engine.barrier("PCA saved")
+    return apply_to_store(features, folder / "pca.safetensors", config.output, engine, rebuild=config.rebuild)
