@@ -16,7 +16,7 @@ import av.error
 import numpy as np
 from av.container import InputContainer
 from av.video.frame import VideoFrame
-from av.video.reformatter import Interpolation, VideoReformatter
+from av.video.reformatter import Colorspace, Interpolation, VideoReformatter
 from av.video.stream import VideoStream
 
 from ...core.errors import DataError, Reason
@@ -310,16 +310,19 @@ class _Converter:
             self._size = scaled_size(frame.width, frame.height, None if legacy else self._short_side)
         width, height = self._size
         if (width, height) == (frame.width, frame.height):
-            flags = Interpolation.BICUBIC
+            layout, flags = "rgb24", Interpolation.BICUBIC
         else:
+            # The same numbers as rgb24, which swscale computes five times as slowly: without vector instructions.
+            layout = "gbrp"
             shrinking = width <= frame.width and height <= frame.height
             flags = (Interpolation.AREA if shrinking else Interpolation.BICUBIC) | _EXACT
-        matrix = "ITU601" if legacy else None  # OpenCV leaves swscale at its defaults; None: as the video says
+        # OpenCV up to version 4 leaves swscale at its default; None: as the video says.
+        matrix = Colorspace.ITU601 if legacy else None
         rgb = self._reformatter.reformat(
             frame,
             width=width,
             height=height,
-            format="rgb24",
+            format=layout,
             interpolation=flags,
             dst_color_range="JPEG",
             src_colorspace=matrix,
