@@ -74,7 +74,7 @@ class PCA:
         if x.shape[-1] != self.input_dim:
             raise ValueError(f"features have {x.shape[-1]} dimensions, this PCA takes {self.input_dim}")
         if isinstance(x, np.ndarray):
-            return self.project(torch.from_numpy(np.ascontiguousarray(x))).numpy()
+            return self.project(torch.from_numpy(np.array(x, np.float32))).numpy()
         y = (x.float() - self.mean.to(x.device)) @ self.components.to(x.device).T
         if self.whiten:
             y = y / self.variances.clamp(min=VARIANCE_FLOOR).sqrt().to(x.device)
@@ -90,7 +90,7 @@ class PCA:
         A feature equal to the mean stays all zeros. Arrays give arrays, tensors give tensors on their device.
         """
         if isinstance(x, np.ndarray):
-            return self.apply(torch.from_numpy(np.ascontiguousarray(x))).numpy()
+            return self.apply(torch.from_numpy(np.array(x, np.float32))).numpy()
         return torch.nn.functional.normalize(self.project(x), dim=-1)
 
     def to(self, device: torch.device) -> PCA:
@@ -135,30 +135,34 @@ class CovarianceSum:
 
     Attributes:
         count: samples seen.
+        left_out: samples that held a value that is not finite, and do not count.
         mean: float64 [D].
-        scatter: float64 [D, D], the sum of (x - mean)(x - mean)^T.
     """
 
-    BATCH = 1024
+    BATCH = 2048
 
     def __init__(self, dim: int) -> None:
-        self.count = 0
+        self.count = self.left_out = 0
         self.mean = torch.zeros(dim, dtype=torch.float64)
-        self.scatter = torch.zeros((dim, dim), dtype=torch.float64)
+        # Right on and above the diagonal only: the scatter is symmetric, and this is about half the work.
+        self._upper = torch.zeros((dim, dim), dtype=torch.float64)
         self._pending: list[Tensor] = []
         self._held = 0
 
+    @property
+    def scatter(self) -> Tensor:
+        """float64 [D, D], the sum of (x - mean)(x - mean)^T over the samples worked in so far."""
+        return self._upper.triu() + self._upper.triu(1).T
+
     def add(self, x: np.ndarray | Tensor) -> None:
-        """Add samples [N, D], real and finite.
+        """Add samples [N, D], real; those with a value that is not finite are left out and counted.
 
         Raises:
-            ValueError: another length than D, or a value that is not finite.
+            ValueError: another length than D.
         """
-        batch = (torch.from_numpy(np.ascontiguousarray(x)) if isinstance(x, np.ndarray) else x.cpu()).double()
+        batch = torch.from_numpy(np.array(x)) if isinstance(x, np.ndarray) else x.detach().cpu().clone()
         if batch.ndim != 2 or batch.shape[1] != len(self.mean):
             raise ValueError(f"samples have shape {tuple(batch.shape)}; expected [N, {len(self.mean)}]")
-        if not torch.isfinite(batch).all():
-            raise ValueError("samples hold values that are not finite; leave such frames out")
         self._pending.append(batch)
         self._held += len(batch)
         if self._held >= self.BATCH:  # one large product is several times faster than many thin ones
@@ -168,28 +172,37 @@ class CovarianceSum:
         """Work in the samples that `add` still holds back."""
         if not self._held:
             return
-        batch = torch.cat(self._pending)
+        batch = torch.cat([part.double() for part in self._pending])
         self._pending, self._held = [], 0
+        finite = torch.isfinite(batch).all(dim=1)
+        if not finite.all():
+            self.left_out += int((~finite).sum())
+            batch = batch[finite]
+            if not len(batch):
+                return
         mean = batch.mean(dim=0)
-        centred = batch - mean
+        batch -= mean
         total = self.count + len(batch)
         shift = mean - self.mean
-        self.scatter.addmm_(centred.T, centred)
-        self.scatter.addr_(shift, shift, alpha=self.count * len(batch) / total)
+        step = max(256, -(-len(mean) // 8))
+        for first in range(0, len(mean), step):
+            self._upper[first : first + step, first:].addmm_(batch[:, first : first + step].T, batch[:, first:])
+        self._upper.addr_(shift, shift, alpha=self.count * len(batch) / total)
         self.mean += shift * (len(batch) / total)
         self.count = total
 
     def combine(self, engine: Engine) -> None:
-        """Replace this rank's sums by those over all ranks; every rank calls it, and has the same afterwards."""
+        """Replace this rank's sums by those over all ranks; every rank calls it, also one without samples, and has the
+        same afterwards."""
         self.flush()
-        packed = torch.cat([self.mean * self.count, torch.tensor([self.count], dtype=torch.float64)])
-        packed = engine.all_reduce(packed, "PCA mean", op="sum")
-        total = int(packed[-1])
-        mean = packed[:-1] / max(total, 1)
+        counts = torch.tensor([self.count, self.left_out], dtype=torch.float64)
+        packed = engine.all_reduce(torch.cat([self.mean * self.count, counts]), "PCA mean", op="sum")
+        total, left_out = int(packed[-2]), int(packed[-1])
+        mean = packed[:-2] / max(total, 1)
         shift = self.mean - mean
-        self.scatter.addr_(shift, shift, alpha=self.count)
-        self.scatter = engine.all_reduce(self.scatter, "PCA scatter", op="sum")
-        self.count, self.mean = total, mean
+        self._upper.addr_(shift, shift, alpha=self.count)
+        self._upper = engine.all_reduce(self._upper, "PCA scatter", op="sum")
+        self.count, self.left_out, self.mean = total, left_out, mean
 
     def solve(self, num_components: int, *, whiten: bool = True, info: dict[str, Any] | None = None) -> PCA:
         """The leading components of what was added.
@@ -204,11 +217,16 @@ class CovarianceSum:
         self.flush()
         dim = len(self.mean)
         if self.count < 2:
-            raise ReelkinError(f"a PCA needs at least 2 frames, not {self.count}; give more videos")
+            left_out = f" ({self.left_out} were not finite)" if self.left_out else ""
+            raise ReelkinError(f"a PCA needs at least 2 frames, not {self.count}{left_out}; give more videos")
         values, vectors = _eigenpairs(self.scatter / (self.count - 1), self.count - 1)
-        possible = int((values > RANK_TOLERANCE * values[0]).sum())
+        # equal frames differ from their mean by its rounding
+        noise = RANK_TOLERANCE * max(float(values[0]), float(self.mean.square().sum()) * RANK_TOLERANCE)
+        possible = int((values > noise).sum())
         # n samples span at most n - 1 directions around their mean; rounding can make one more look alive
         possible = min(possible, self.count - 1)
+        if not possible:
+            raise ReelkinError(f"all {self.count} frames have the same features; a PCA needs frames that differ")
         if not 1 <= num_components <= possible:
             raise ReelkinError(
                 f"the PCA cannot have {num_components} components: {self.count} frames of dimension {dim} vary in "
@@ -221,6 +239,7 @@ class CovarianceSum:
         record = {
             "num_samples": self.count,
             "variance_kept": round(float(values[:num_components].sum() / values.sum()), 6),
+            **({"frames_left_out": self.left_out} if self.left_out else {}),
             **(info or {}),
         }
         return PCA(self.mean.float(), components.float().contiguous(), values[:num_components].float(), whiten, record)
@@ -257,7 +276,7 @@ def fit_pca(
         samples: one [N, D] array, or an iterable of such batches that is read once.
         num_components: K.
         whiten: see `PCA`.
-        engine: with several ranks each passes its own share, and all get the same PCA. Every rank needs a sample.
+        engine: with several ranks each passes its own share, which may be empty, and all get the same PCA.
         info: recorded in the PCA.
 
     Raises:
@@ -267,6 +286,9 @@ def fit_pca(
     for batch in [samples] if isinstance(samples, (np.ndarray, Tensor)) else samples:
         total = total or CovarianceSum(batch.shape[1])
         total.add(batch)
+    if engine is not None:
+        dims = engine.all_gather_object(None if total is None else len(total.mean), "PCA dimensions")
+        total = total or next((CovarianceSum(dim) for dim in dims if dim), None)
     if total is None:
         raise ReelkinError("a PCA needs frames, and none was given")
     if engine is not None:

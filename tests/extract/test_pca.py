@@ -87,7 +87,7 @@ def test_shares_of_ranks_combine_to_the_whole() -> None:
         share.add(part)
         share.flush()
         shares.append(share)
-    packed = torch.cat([shares[1].mean * 100, torch.tensor([100.0])])
+    packed = torch.cat([shares[1].mean * 100, torch.tensor([100.0, 0.0])])
     shift = shares[1].mean - whole.mean
     scatter = shares[1].scatter + 100 * torch.outer(shift, shift)
     shares[0].combine(TwoRanks({"PCA mean": packed, "PCA scatter": scatter}))  # type: ignore[arg-type]
@@ -136,11 +136,58 @@ def test_no_frames_are_an_error(samples: object) -> None:
         fit_pca(samples, 1)  # type: ignore[arg-type]
 
 
-def test_values_that_are_not_finite_are_refused() -> None:
+def test_frames_that_are_not_finite_are_left_out_and_counted() -> None:
     x = make_samples()
-    x[3, 3] = np.nan
-    with pytest.raises(ValueError, match="not finite"):
-        fit_pca(x, 2)
+    clean = fit_pca(np.delete(x, [3, 7, 399], axis=0), 5)
+    x[3, 3], x[7, :], x[399, 0] = np.nan, np.inf, -np.inf
+    pca = fit_pca(x, 5)
+    torch.testing.assert_close(pca.components, clean.components)
+    assert pca.info["num_samples"] == 397 and pca.info["frames_left_out"] == 3
+    assert "frames_left_out" not in clean.info
+    with pytest.raises(ReelkinError, match=r"at least 2 frames, not 0 \(4 were not finite\)"):
+        fit_pca(np.full((4, 3), np.nan), 1)
+
+
+def test_frames_without_a_difference_are_named() -> None:
+    with pytest.raises(ReelkinError, match="all 50 frames have the same features"):
+        fit_pca(np.full((50, 24), 7.25), 1)
+
+
+def test_whitening_divides_by_the_standard_deviation_which_faiss_leaves_out() -> None:
+    """faiss scales by the root of the sum of squares: its outputs are smaller by the root of n - 1."""
+    faiss = pytest.importorskip("faiss")
+    x = make_samples().astype(np.float32)
+    reference = faiss.PCAMatrix(24, 8, -0.5)
+    reference.train(x)
+    y = fit_pca(x, 8).project(x)
+    expected = reference.apply(x) * np.sqrt(len(x) - 1)
+    np.testing.assert_allclose(aligned(y, expected), expected, atol=2e-3 * np.abs(expected).max())
+    np.testing.assert_allclose(y.var(axis=0, ddof=1), 1, atol=1e-3)
+    assert reference.apply(x).var() < 0.01
+    sklearn = ReferencePCA(8, whiten=True, svd_solver="full").fit_transform(x)
+    np.testing.assert_allclose(aligned(y, sklearn), sklearn, atol=2e-3 * np.abs(sklearn).max())
+
+
+def test_dimensions_beyond_a_block_of_the_product_are_exact() -> None:
+    """Only the upper triangle is computed, in blocks of columns; 700 dimensions take several."""
+    x = np.random.default_rng(4).normal(size=(1000, 700)) @ np.random.default_rng(5).normal(size=(700, 700)) + 9
+    total = CovarianceSum(700)
+    for part in np.array_split(x, 7):
+        total.add(part)
+    total.flush()
+    expected = np.cov(x.T) * 999
+    np.testing.assert_allclose(total.scatter, expected, atol=1e-11 * np.abs(expected).max())
+    np.testing.assert_allclose(total.mean, x.mean(axis=0), atol=1e-10)
+
+
+def test_a_caller_may_use_its_array_again() -> None:
+    x = make_samples()
+    total, buffer = CovarianceSum(24), np.empty((100, 24))
+    for part in np.split(x, 4):
+        buffer[:] = part
+        total.add(buffer)
+    total.flush()
+    np.testing.assert_allclose(total.mean, x.mean(axis=0))
 
 
 def test_saved_and_loaded_it_is_the_same_file_and_the_same_projection(tmp_path: Path) -> None:
