@@ -35,8 +35,8 @@ def forecast(shards: ShardSet, limit: int | None, describer: Describer, engine: 
         if frames:
             needed = expected * seconds / frames / engine.size
             lines.append(
-                f"time: about {in_words(needed)} on {engine.size} ranks ({frames / seconds:.3g} a second on a sample of "
-                f"{frames}, {waited / seconds:.0%} of it waiting for decoding; {failed} clips of it failed)"
+                f"time: about {in_words(needed)} on {engine.size} ranks ({frames / seconds:.3g} a second on "
+                f"{frames} drawn, {waited / seconds:.0%} of it waiting for decoding; {failed} clips of it failed)"
             )
     return "\n".join(lines)
 

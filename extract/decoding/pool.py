@@ -33,7 +33,9 @@ from .worker import Worker
 
 log = logging.getLogger("reelkin.extract")
 
-_PYAV_CHILD = f"{__package__}.pyav_child"
+PYAV_CHILD = f"{__package__}.pyav_child"
+"""The module of the children."""
+
 _IN_HAND = 2  # clips that a child has been given and has not finished: the next one begins without a pause
 _MOST_AHEAD = 1000  # clips that were begun before the one whose turn it is; without pictures they cost no memory
 _ATTEMPTS = 3
@@ -148,7 +150,12 @@ class DecodePool:
             "memory_bytes": settings.memory_bytes and settings.memory_bytes + arena_bytes,
             "nice": settings.nice,
         }
-        return Worker(_PYAV_CHILD, message, arena_bytes)
+        return Worker(PYAV_CHILD, message, arena_bytes)
+
+    @property
+    def pids(self) -> list[int]:
+        """Process ids of the children that there are now."""
+        return [lane.worker.pid for lane in self._lanes if lane.worker is not None]
 
     def close(self) -> None:
         """End the children."""

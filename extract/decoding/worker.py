@@ -20,7 +20,7 @@ from .child import LONGEST_MESSAGE
 
 _START_SECONDS = 120.0  # a cold start from a slow disk
 _REAP_SECONDS = 10.0  # a killed child that a dead network disk holds may never be gone
-_LAST_SECONDS = 2.0  # between the end of its pipe and its own
+_LAST_SECONDS = 0.5  # between the end of its pipe and its own
 _ERRORS_READ = 1 << 16
 # glibc keeps large blocks among small ones after a while, and pictures of many sizes then break up the heap.
 _MALLOC = {"MALLOC_MMAP_THRESHOLD_": "131072", "MALLOC_TRIM_THRESHOLD_": "131072"}

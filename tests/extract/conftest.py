@@ -11,13 +11,17 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from reelkin.core.engine import Engine
 from reelkin.extract.describe import Describer
 from reelkin.extract.encoders import EncoderSpec, build_encoder
 from reelkin.extract.pca import PCA
+from reelkin.extract.pipeline import Job, extract_store
+from reelkin.extract.store import FeatureStore
 from reelkin.shards.packing.building import build
 from reelkin.shards.packing.config import BuildConfig
 from reelkin.shards.reader import ShardSet
 from reelkin.shards.video.encode import VideoWriter
+from reelkin.shards.video.sampling import Sampling
 from reelkin.tests.helpers import videos
 
 
@@ -64,15 +68,24 @@ MakeDescriber = Callable[..., Describer]
 
 
 @pytest.fixture
-def tiny(tiny_file: Path) -> MakeDescriber:
+def tiny(tiny_file: Path) -> Iterator[MakeDescriber]:
     """Makes describers around the tiny encoder: short side 48, centre crop 40, 2 frames a second."""
     torch.set_num_threads(1)
 
     def make(pca: PCA | None = None, **settings: object) -> Describer:
         encoder = build_encoder(EncoderSpec("torchscript", str(tiny_file), 48, 40))
-        return Describer(encoder, pca, **{"fps": 2.0, **settings})  # type: ignore[arg-type]
+        made.append(Describer(encoder, pca, **{"sampling": Sampling(fps=2.0), "workers": 1, **settings}))  # type: ignore
+        return made[-1]
 
-    return make
+    made: list[Describer] = []
+    yield make
+    for describer in made:
+        describer.close()
+
+
+def extract(shards: ShardSet, output: Path, describer: Describer, engine: Engine, **job: object) -> FeatureStore:
+    """Extract a store."""
+    return extract_store(Job(shards, output, **job), describer, engine)  # type: ignore[arg-type]
 
 
 def write_quarters(path: Path, seed: int, seconds: int) -> None:

@@ -47,11 +47,11 @@ def test_without_arguments_they_say_what_is_missing_and_show_a_line(capfd: pytes
 @pytest.mark.parametrize(
     "flags,words",
     [
-        (["--encoder", "resnet50"], "give one of them: --shards FOLDER (with --encoder) or --features STORE"),
-        (["--shards", "x"], "--shards needs --encoder; resnet50: "),
+        (["--encoder", "resnet50"], "give one of them: --shards FOLDER or --videos FOLDER"),
+        (["--shards", "x"], "name one with --encoder; resnet50: "),
         (["--shards", "x", "--encoder", "vgg"], "'vgg' is unknown; choose from resnet50"),
         (["--shards", "x", "--encoder", "torchscript"], "needs --weights FILE"),
-        (["--features", "x"], "--features needs --pca"),
+        (["--shards", "x", "--encoder", "resnet50", "--components", "8"], "together with --videos"),
         (["--shards", "x", "--encoder", "resnet50", "--limit", "0"], "limit: 0 is below 1"),
         (["--shards", "store/", "--encoder", "resnet50"], "output: must be another folder than --shards"),
     ],
@@ -77,7 +77,7 @@ def test_a_run_ends_with_counts_and_rejects_over_the_budget_with_3(
     flags = [*tiny_flags(shards, tiny_file), "--output", str(tmp_path / "store")]
     assert run.main([*flags, "--dry_run"]) == ExitCode.OK
     told = capfd.readouterr().out
-    assert "5 videos in 3 shards" in told and "about 40 frames" in told
+    assert "5 videos in 3 blocks" in told and "about 40 frames (times)" in told and "time: about" in told
     assert not (tmp_path / "store").exists()
     assert run.main(flags) == ExitCode.OK
     told = capfd.readouterr().out

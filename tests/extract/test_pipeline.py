@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-import threading
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -15,21 +14,24 @@ import torch
 from reelkin.core.engine import Engine
 from reelkin.core.engine.single import SingleEngine
 from reelkin.core.errors import ReelkinError, UsageError
+from reelkin.core.files import sha256_bytes
 from reelkin.extract import pipeline
+from reelkin.extract.claims import share_out
 from reelkin.extract.describe import Describer, check_pca
 from reelkin.extract.encoders import EncoderSpec, build_encoder
-from reelkin.extract.frames import Preprocessing
 from reelkin.extract.pca import PCA, fit_pca
-from reelkin.extract.pipeline import extract_store, list_work, share_out
-from reelkin.extract.prefetch import Source, decode_ahead
 from reelkin.extract.queries import describer_of, extract_videos
 from reelkin.extract.reduction import apply_to_store, draw_frames, fit_on_shards, fit_on_store
 from reelkin.extract.store import FeatureStore
+from reelkin.extract.work import list_work
 from reelkin.shards.manifest import ClipRow, VideoRow
-from reelkin.shards.reader import Clip, ShardSet
+from reelkin.shards.reader import ShardSet
 from reelkin.shards.video.decode import decode_frames
-from reelkin.tests.extract.conftest import NAMES, MakeDescriber, OtherEncoder, TinyEncoder, make_shards
+from reelkin.shards.video.sampling import Sampling
+from reelkin.tests.extract.conftest import NAMES, MakeDescriber, OtherEncoder, TinyEncoder, extract, make_shards
 from reelkin.tests.helpers import videos
+
+SLOW = Sampling(fps=1.0)
 
 
 @pytest.fixture
@@ -59,23 +61,23 @@ def assert_holds(store: FeatureStore, folder: Path, names: tuple[str, ...]) -> N
 def test_the_store_holds_each_video_as_if_extracted_alone(
     shards: ShardSet, video_folder: Path, tmp_path: Path, tiny: MakeDescriber, engine: Engine
 ) -> None:
-    store = extract_store(shards, tmp_path / "store", tiny(), engine)
+    store = extract(shards, tmp_path / "store", tiny(), engine)
     assert_holds(store, video_folder, NAMES)
     assert store.video_ids == list(NAMES)  # in order of id
     assert [(row.video_id, row.reason) for row in store.rejects] == [("text", "not-a-video")]
     assert len(store.info["blocks"]) == 3 and store.dim == 12
-    assert store.info["sampling"] == {"fps": 2.0} and store.info["shards_sha256"] == shards.sha256
-    assert store.info["encoder"]["preprocessing"] == {"short_side": 48, "crop": 40, "input": "uint8"}
+    assert store.info["sampling"] == {"mode": "times", "fps": 2.0} and store.info["shards_sha256"] == shards.sha256
+    assert store.info["encoder"]["preprocessing"] == {"short_side": 48, "crop": 40, "input": "uint8", "scaling": "area"}
     assert store.row("c").duration_seconds == pytest.approx(4.0)
     store.verify()
 
 
-@pytest.mark.parametrize("settings", [{"batch_frames": 1}, {"batch_frames": 3, "decode_threads": 3}])
+@pytest.mark.parametrize("settings", [{"batch_frames": 1}, {"batch_frames": 3, "workers": 3}])
 def test_batches_and_threads_do_not_change_the_features(
     settings: dict, shards: ShardSet, tmp_path: Path, tiny: MakeDescriber, engine: Engine
 ) -> None:
-    usual = extract_store(shards, tmp_path / "usual", tiny(), engine)
-    other = extract_store(shards, tmp_path / "other", tiny(**settings), engine)
+    usual = extract(shards, tmp_path / "usual", tiny(), engine)
+    other = extract(shards, tmp_path / "other", tiny(**settings), engine)
     for name in NAMES:
         np.testing.assert_allclose(other.features(name), usual.features(name), atol=1e-3)
         np.testing.assert_array_equal(other.times(name), usual.times(name))
@@ -93,7 +95,7 @@ def test_a_video_that_breaks_in_the_decoder_is_rejected_and_its_neighbours_stay(
     videos.make_damaged(folder / "b.mp4", good)
     shards = make_shards(folder, tmp_path / "shards", shard_videos=3)
     assert [row.status for row in shards.videos] == ["ok"] * 3
-    store = extract_store(shards, tmp_path / "store", tiny(), engine)
+    store = extract(shards, tmp_path / "store", tiny(), engine)
     assert_holds(store, video_folder, ("a", "c"))
     (reject,) = store.rejects
     assert (reject.video_id, reject.reason, reject.num_frames, reject.row) == ("b", "damaged", 0, -1)
@@ -114,7 +116,7 @@ def test_output_that_is_not_finite_rejects_its_video_only(
             picture[..., 0 if number == 5 else 2] = 255
             out.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
         out.mux(stream.encode(None))
-    store = extract_store(make_shards(folder, tmp_path / "shards"), tmp_path / "store", tiny(), engine)
+    store = extract(make_shards(folder, tmp_path / "shards"), tmp_path / "store", tiny(), engine)
     assert_holds(store, video_folder, ("a",))
     (reject,) = store.rejects
     assert (reject.video_id, reject.reason) == ("red", "encoder-failed")
@@ -126,16 +128,16 @@ def test_a_rerun_does_only_what_is_missing(
 ) -> None:
     output = tmp_path / "store"
     first = tiny()
-    before = extract_store(shards, output, first, engine).info
+    before = extract(shards, output, first, engine).info
     again = tiny()
-    assert extract_store(shards, output, again, engine).info == before
+    assert extract(shards, output, again, engine).info == before
     assert first.frames_encoded > 0 and again.frames_encoded == 0
     # a run that was stopped: one block and the store's index are not there yet
     (output / "store.json").unlink()
     block = output / before["blocks"][1]["name"]
     block.unlink()
     third = tiny()
-    assert extract_store(shards, output, third, engine).info == before
+    assert extract(shards, output, third, engine).info == before
     assert 0 < third.frames_encoded == before["blocks"][1]["num_frames"]
 
 
@@ -143,7 +145,7 @@ def test_a_store_in_the_making_is_not_opened(
     shards: ShardSet, tmp_path: Path, tiny: MakeDescriber, engine: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     output = tmp_path / "store"
-    info = extract_store(shards, output, tiny(), engine).info
+    info = extract(shards, output, tiny(), engine).info
     (output / info["blocks"][2]["name"]).unlink()
 
     class Stop(Exception):
@@ -154,7 +156,7 @@ def test_a_store_in_the_making_is_not_opened(
 
     monkeypatch.setattr("reelkin.extract.pipeline.write_block", fail)
     with pytest.raises(Stop):
-        extract_store(shards, output, tiny(), engine)
+        extract(shards, output, tiny(), engine)
     with pytest.raises(ReelkinError, match=r"no finished feature store"):
         FeatureStore.open(output)
 
@@ -163,18 +165,18 @@ def test_other_settings_are_refused_unless_asked(
     shards: ShardSet, tmp_path: Path, tiny: MakeDescriber, engine: Engine
 ) -> None:
     output = tmp_path / "store"
-    extract_store(shards, output, tiny(), engine)
+    extract(shards, output, tiny(), engine)
     with pytest.raises(UsageError, match=r"fps was 2\.0, is 1\.0 now.*--rebuild"):
-        extract_store(shards, output, tiny(fps=1.0), engine)
-    assert FeatureStore.open(output).info["sampling"] == {"fps": 2.0}  # the refusal left the store whole
-    assert extract_store(shards, output, tiny(fps=1.0), engine, rebuild=True).info["sampling"] == {"fps": 1.0}
+        extract(shards, output, tiny(sampling=SLOW), engine)
+    assert FeatureStore.open(output).info["sampling"]["fps"] == 2.0  # the refusal left the store whole
+    assert extract(shards, output, tiny(sampling=SLOW), engine, rebuild=True).info["sampling"]["fps"] == 1.0
 
 
 def test_a_rebuild_that_is_killed_leaves_no_record_beside_a_block_that_it_does_not_speak_of(
     shards: ShardSet, tmp_path: Path, tiny: MakeDescriber, engine: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     output = tmp_path / "store"
-    extract_store(shards, output, tiny(), engine)
+    extract(shards, output, tiny(), engine)
 
     def killed(*_: object) -> None:
         raise KeyboardInterrupt
@@ -182,45 +184,43 @@ def test_a_rebuild_that_is_killed_leaves_no_record_beside_a_block_that_it_does_n
     with monkeypatch.context() as patched:
         patched.setattr(pipeline, "write_block", killed)
         with pytest.raises(KeyboardInterrupt):
-            extract_store(shards, output, tiny(fps=1.0), engine, rebuild=True)
-    assert not (output / "features-000000.json").exists() and not (output / "store.json").exists()
-    assert (output / "features-000001.json").exists()
-    assert extract_store(shards, output, tiny(fps=1.0), engine, rebuild=True).info["sampling"] == {"fps": 1.0}
+            extract(shards, output, tiny(sampling=SLOW), engine, rebuild=True)
+    assert len(list(output.glob("features-*.json"))) == 2 and not (output / "store.json").exists()
+    assert extract(shards, output, tiny(sampling=SLOW), engine, rebuild=True).info["sampling"]["fps"] == 1.0
 
 
 def test_a_limit_takes_the_first_and_a_later_run_takes_the_rest(
     shards: ShardSet, video_folder: Path, tmp_path: Path, tiny: MakeDescriber, engine: Engine
 ) -> None:
     output = tmp_path / "store"
-    store = extract_store(shards, output, tiny(), engine, limit=3)
+    store = extract(shards, output, tiny(), engine, limit=3)
     assert_holds(store, video_folder, ("a", "b", "c"))
     assert store.rejects == [] and store.info["limit"] == 3
     rest = tiny()
-    store = extract_store(shards, output, rest, engine)
+    store = extract(shards, output, rest, engine)
     assert_holds(store, video_folder, NAMES)
-    assert rest.frames_encoded == sum(store.num_frames(name) for name in ("c", "d", "e"))
+    assert rest.frames_encoded == sum(store.num_frames(name) for name in ("d", "e"))  # c was kept
     assert "limit" not in store.info and len(store.rejects) == 1
 
 
-def fake_shards(clips: dict[str, list[tuple[str, Path, float]]]) -> SimpleNamespace:
-    """Shards in memory: ``{shard: [(video_id, file, start_seconds)]}``."""
+def fake_shards(folder: Path, clips: dict[str, list[tuple[str, Path, float]]]) -> SimpleNamespace:
+    """Files that hold clips one after the other: ``{shard: [(video_id, file, start_seconds)]}``."""
     rows: dict[str, list[ClipRow]] = {}
-    data: dict[str, bytes] = {}
+    folder.mkdir()
     for shard, entries in clips.items():
-        for number, (video_id, path, begin) in enumerate(entries):
-            key = f"{shard[6:12]}_{number:06d}"
-            data[key] = path.read_bytes()
-            rows.setdefault(shard, []).append(
-                ClipRow(video_id, shard, key, "mp4", begin, 2.0, 20, len(data[key]), key, 0)
-            )
+        rows[shard] = []
+        with open(folder / shard, "wb") as file:
+            for number, (video_id, path, begin) in enumerate(entries):
+                data = path.read_bytes()
+                place = (begin, 2.0, 20, len(data), sha256_bytes(data), file.tell())
+                rows[shard].append(ClipRow(video_id, shard, f"{number:06d}", "mp4", *place))
+                file.write(data)
     ids = sorted({video_id for entries in clips.values() for video_id, _, _ in entries})
     return SimpleNamespace(
+        folder=folder,
         videos=[VideoRow(video_id, "ok", duration_seconds=5.0) for video_id in ids],
         shard_names=list(clips),
         clips_of=rows.__getitem__,
-        read_clips=lambda shard: (
-            Clip(row.video_id, row.key, "mp4", data[row.key], row.start_seconds, 2.0, {}) for row in rows[shard]
-        ),
         sha256="0" * 64,
     )
 
@@ -229,8 +229,10 @@ def test_clips_of_one_video_are_joined_in_order_of_time(
     video_folder: Path, tmp_path: Path, tiny: MakeDescriber, engine: Engine
 ) -> None:
     a, b = video_folder / "a.mp4", video_folder / "b.mp4"
-    clips = fake_shards({"clips-000000.tar": [("long", b, 2.0), ("short", b, 0.0), ("long", a, 0.0)]})
-    store = extract_store(clips, tmp_path / "store", tiny(), engine)  # type: ignore[arg-type]
+    clips = fake_shards(
+        tmp_path / "shards", {"clips-000000.tar": [("long", b, 2.0), ("short", b, 0.0), ("long", a, 0.0)]}
+    )
+    store = extract(clips, tmp_path / "store", tiny(), engine)  # type: ignore[arg-type]
     (features_a, times_a), (features_b, times_b) = expected_features(a), expected_features(b)
     np.testing.assert_allclose(store.features("long"), np.concatenate([features_a, features_b]), atol=1e-3)
     np.testing.assert_allclose(store.times("long"), np.concatenate([times_a, times_b + 2.0]))
@@ -242,35 +244,36 @@ def test_one_damaged_clip_rejects_the_whole_video(
 ) -> None:
     a = video_folder / "a.mp4"
     (tmp_path / "empty.mp4").touch()
-    clips = fake_shards({"clips-000000.tar": [("x", a, 0.0), ("x", tmp_path / "empty.mp4", 2.0), ("y", a, 0.0)]})
-    store = extract_store(clips, tmp_path / "store", tiny(), engine)  # type: ignore[arg-type]
+    clips = fake_shards(
+        tmp_path / "shards", {"clips-000000.tar": [("x", a, 0.0), ("x", tmp_path / "empty.mp4", 2.0), ("y", a, 0.0)]}
+    )
+    store = extract(clips, tmp_path / "store", tiny(), engine)  # type: ignore[arg-type]
     assert store.video_ids == ["y"]
     assert [(row.video_id, row.reason) for row in store.rejects] == [("x", "empty-file")]
 
 
-def test_a_video_in_two_shards_is_an_error(video_folder: Path) -> None:
+def test_a_video_in_two_shards_is_an_error(video_folder: Path, tmp_path: Path) -> None:
     a = video_folder / "a.mp4"
-    clips = fake_shards({"clips-000000.tar": [("x", a, 0.0)], "clips-000001.tar": [("x", a, 2.0)]})
+    clips = fake_shards(tmp_path / "shards", {"clips-000000.tar": [("x", a, 0.0)], "clips-000001.tar": [("x", a, 2.0)]})
     with pytest.raises(ReelkinError, match="'x' lie in clips-000000"):
-        list_work(clips, clips.videos)  # type: ignore[arg-type]
+        list_work(clips, clips.videos, Sampling())  # type: ignore[arg-type]
 
 
 def test_shares_hold_every_shard_once_and_weigh_alike(shards: ShardSet) -> None:
-    work = list_work(shards, shards.videos)
+    work = list_work(shards, shards.videos, Sampling())
     shares = share_out(work, 2)
     assert sorted(item.shard for share in shares for item in share) == shards.shard_names
-    assert all([item.shard for item in share] == sorted(item.shard for item in share) for share in shares)
-    largest = max(item.bytes for item in work)
-    assert abs(sum(item.bytes for item in shares[0]) - sum(item.bytes for item in shares[1])) <= largest
+    longest = max(item.seconds for item in work)
+    assert abs(sum(item.seconds for item in shares[0]) - sum(item.seconds for item in shares[1])) <= longest
 
 
 def test_raw_files_get_the_numbers_of_the_store(
     shards: ShardSet, video_folder: Path, tmp_path: Path, tiny: MakeDescriber, engine: Engine
 ) -> None:
-    raw = extract_store(shards, tmp_path / "raw", tiny(), engine)
+    raw = extract(shards, tmp_path / "raw", tiny(), engine)
     fit_on_store(raw, 4, engine).save(tmp_path / "pca.safetensors")
     pca = PCA.load(tmp_path / "pca.safetensors")
-    store = extract_store(shards, tmp_path / "store", tiny(pca), engine, pca_path=tmp_path / "pca.safetensors")
+    store = extract(shards, tmp_path / "store", tiny(pca), engine, pca_path=tmp_path / "pca.safetensors")
     (tmp_path / "pca.safetensors").unlink()  # the store keeps its own
     found = extract_videos([video_folder], describer_of(store))
     assert sorted(found.videos) == list(NAMES)
@@ -289,7 +292,7 @@ def test_queries_need_the_encoder_of_the_store(
     moved = tmp_path / "moved.pt"
     shutil.copy(tiny_file, moved)
     describer = Describer(build_encoder(EncoderSpec("torchscript", str(moved), 48, 40)))
-    store = extract_store(shards, tmp_path / "store", describer, engine)
+    store = extract(shards, tmp_path / "store", describer, engine)
     moved.unlink()
     with pytest.raises(ReelkinError, match="are not there; pass the file as --weights"):
         describer_of(store)
@@ -313,7 +316,7 @@ def test_a_pca_of_another_encoder_is_refused(tiny: MakeDescriber) -> None:
 def test_fitting_on_shards_and_on_their_store_agree(
     shards: ShardSet, tmp_path: Path, tiny: MakeDescriber, engine: Engine
 ) -> None:
-    store = extract_store(shards, tmp_path / "raw", tiny(), engine)
+    store = extract(shards, tmp_path / "raw", tiny(), engine)
     settings = {"frames_per_video": 4, "seed": 7}
     from_store = fit_on_store(store, 3, engine, **settings)  # type: ignore[arg-type]
     describer = tiny()
@@ -329,7 +332,7 @@ def test_fitting_on_shards_and_on_their_store_agree(
 def test_fitting_on_named_videos_sees_no_others(
     shards: ShardSet, tmp_path: Path, tiny: MakeDescriber, engine: Engine
 ) -> None:
-    store = extract_store(shards, tmp_path / "raw", tiny(), engine)
+    store = extract(shards, tmp_path / "raw", tiny(), engine)
     only = set(store.video_ids[1:3])
     whole = np.concatenate([store.features(video_id) for video_id in sorted(only)]).astype(np.float64)
     fitted = fit_on_store(store, 3, engine, frames_per_video=1000, only=only)
@@ -352,11 +355,11 @@ def test_drawn_frames_do_not_repeat_and_depend_on_seed_and_video_only() -> None:
 def test_applying_a_pca_to_a_store_equals_extracting_with_it(
     shards: ShardSet, tmp_path: Path, tiny: MakeDescriber, engine: Engine
 ) -> None:
-    raw = extract_store(shards, tmp_path / "raw", tiny(), engine)
+    raw = extract(shards, tmp_path / "raw", tiny(), engine)
     path = tmp_path / "pca.safetensors"
     fit_on_store(raw, 3, engine).save(path)
     reduced = apply_to_store(raw, path, tmp_path / "reduced", engine)
-    at_once = extract_store(shards, tmp_path / "at_once", tiny(PCA.load(path)), engine, pca_path=path)
+    at_once = extract(shards, tmp_path / "at_once", tiny(PCA.load(path)), engine, pca_path=path)
     assert reduced.video_ids == at_once.video_ids and len(reduced.rejects) == len(at_once.rejects) == 1
     for name in NAMES:
         np.testing.assert_allclose(reduced.features(name), at_once.features(name), atol=0.03)
@@ -369,11 +372,3 @@ def test_applying_a_pca_to_a_store_equals_extracting_with_it(
     two = apply_to_store(raw, path, tmp_path / "two", engine, limit=2)
     np.testing.assert_array_equal(two.features("b"), reduced.features("b"))
     assert two.video_ids == ["a", "b"]
-
-
-def test_decoding_stops_when_nobody_reads_on(video_folder: Path) -> None:
-    sources = [Source(str(number), video_folder / "e.mp4") for number in range(20)]
-    decoded = decode_ahead(sources, Preprocessing(48, 40, "uint8"), 10.0, chunk_frames=1, threads=3)
-    next(decoded)
-    decoded.close()  # type: ignore[attr-defined]
-    assert not [thread for thread in threading.enumerate() if thread.name.startswith("reelkin-decode")]
