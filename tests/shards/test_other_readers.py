@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-import importlib.util
 import json
-import os
-import platform
 import subprocess
 import sys
 from pathlib import Path
@@ -15,11 +12,11 @@ from typing import Any
 import pytest
 import webdataset
 
-from reelkin.launch import bootstrap
 from reelkin.shards.packing.building import build
 from reelkin.shards.packing.config import BuildConfig
 from reelkin.shards.reader import Clip, ShardSet
 from reelkin.tests.helpers import dali_reads, videos
+from reelkin.tests.helpers.dali_there import need_dali
 
 CONTAINERS = ["mp4", "webm", "mkv", "gif"]
 VP9 = {"codec": "libvpx-vp9", "options": {"deadline": "realtime"}}
@@ -63,12 +60,7 @@ def decodable(tmp_path_factory: pytest.TempPathFactory) -> ShardSet:
 
 @pytest.fixture
 def dali() -> None:
-    """DALI is there, or was left out on purpose; where it is only missing, its tests fail."""
-    if importlib.util.find_spec("nvidia") and importlib.util.find_spec("nvidia.dali"):
-        return
-    if not bootstrap.wants_dali(os.environ.get("REELKIN_DALI") or bootstrap.kept_options().get("REELKIN_DALI", "")):
-        pytest.skip(f"no DALI: REELKIN_DALI=0, or none is made for {sys.platform} {platform.machine()}")
-    pytest.fail("DALI is not installed: run make setup, or set REELKIN_DALI=0 to do without")
+    need_dali()
 
 
 def paths(shards: ShardSet) -> list[str]:
