@@ -9,10 +9,11 @@ from ..core.engine import Engine
 from ..shards.packing.building import build
 from ..shards.packing.config import BuildConfig
 from ..shards.reader import ShardSet
+from .applying import apply_to_store
 from .describe import Describer
 from .options import ExtractConfig
 from .pipeline import SHARE_SECONDS, Job, extract_store
-from .reduction import apply_to_store, fit_on_store
+from .reduction import fit_on_store
 from .store import FeatureStore
 
 log = logging.getLogger("reelkin.extract")

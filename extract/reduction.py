@@ -1,11 +1,9 @@
-"""PCA over stores and shards: fitting on a sample of frames, and applying it to a store without decoding again."""
+"""Fitting a PCA on a sample of the frames of a store or of shards, over any number of ranks."""
 
 from __future__ import annotations
 
 import logging
-import shutil
-from collections.abc import Collection, Iterator, Sequence
-from dataclasses import asdict, replace
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,18 +11,16 @@ import numpy as np
 
 from ..core.engine import Engine
 from ..core.errors import ReelkinError, UsageError
-from ..core.files import publishing, sha256_file
 from ..core.progress import Progress
 from ..core.seeds import generator
 from ..shards.manifest import OK
 from ..shards.reader import ShardSet
 from .claims import share_out
 from .decoding.tasks import Source
-from .describe import COMPARED, Describer
+from .describe import Describer
 from .pca import PCA, CovarianceSum
-from .pipeline import PCA_FILE, SHARE_SECONDS
-from .records import refuse_other_store, settings_of
-from .store import Block, FeatureStore, StoreRow, publish_store, write_block
+from .pipeline import SHARE_SECONDS
+from .store import FeatureStore
 from .work import list_work
 
 log = logging.getLogger("reelkin.extract")
@@ -69,7 +65,7 @@ def fit_on_store(
     video_ids = _chosen(store.video_ids, only, store.path)[:limit]
     for video_id in video_ids[engine.rank :: engine.size]:
         picked = draw_frames(video_id, store.num_frames(video_id), frames_per_video, seed)
-        total.add(store.features(video_id)[picked])
+        total.add(store.features(video_id, copy=False)[picked])
     info = _record(store.info.get("encoder") or {}, len(video_ids), frames_per_video, seed, store.info["sampling"])
     return _solve(total, engine, num_components, whiten, info)
 
@@ -111,7 +107,7 @@ def fit_on_shards(
     ):
         for described in describer.describe(sources, pick):
             damaged += described.error is not None
-            if described.error is None and np.isfinite(described.features).all():
+            if described.error is None:
                 total.add(described.features)
             progress.advance(reason=described.error.reason if described.error else "")
     if damaged:
@@ -176,79 +172,3 @@ def _solve(total: CovarianceSum, engine: Engine, num_components: int, whiten: bo
         for name, shape in shapes.items()
     }
     return PCA(tensors["mean"], tensors["components"], tensors["variances"], whiten, solved["info"])
-
-
-def apply_to_store(
-    store: FeatureStore,
-    pca_path: Path,
-    output: Path,
-    engine: Engine,
-    *,
-    rebuild: bool = False,
-    limit: int | None = None,
-) -> FeatureStore:
-    """Write a store whose features are ``pca.apply`` of another store's, block by block; the ranks share the blocks.
-
-    The features differ from those extracted with the PCA at once by the float16 rounding of the first store.
-
-    Raises:
-        UsageError: the store went through a PCA already, the PCA is for other features, or ``output`` holds others.
-    """
-    if store.info.get("pca"):
-        raise UsageError(f"{store.path} was made with a PCA already")
-    pca = PCA.load(pca_path)
-    encoder = store.info.get("encoder") or {}
-    fitted = pca.info.get("encoder") or {}
-    for key in COMPARED:
-        if key in fitted and key in encoder and fitted[key] != encoder[key]:
-            raise UsageError(f"{pca_path} was fitted on other features: {key} {fitted[key]!r}, here {encoder[key]!r}")
-    if pca.input_dim != store.dim:
-        raise UsageError(f"{pca_path} takes {pca.input_dim} dimensions, {store.path} has {store.dim}")
-    sampling, decoder = store.info.get("sampling") or {}, store.info.get("decoder") or ""
-    if not rebuild:
-        refuse_other_store(output, settings_of(encoder, sha256_file(pca_path), sampling, decoder))
-    engine.barrier("PCA checked")
-    if engine.is_main:
-        (output / "store.json").unlink(missing_ok=True)
-    chosen = set(store.video_ids[:limit])
-    members: dict[str, list[str]] = {block["name"]: [] for block in store.info["blocks"]}
-    for video_id in store.video_ids:
-        if video_id in chosen:
-            members[store.row(video_id).block].append(video_id)
-    made: dict[str, Any] = {}
-    own = list(members)[engine.rank :: engine.size]
-    with (
-        engine.extend_deadline(SHARE_SECONDS),
-        Progress(sum(len(members[name]) for name in own), "videos", "applying the PCA", engine.is_main) as progress,
-    ):
-        for name in own:
-            features = [pca.apply(store.features(video_id)) for video_id in members[name]]
-            times = [store.times(video_id) for video_id in members[name]]
-            made[name] = asdict(write_block(output / name, features, times, pca.dim))
-            progress.advance(len(members[name]))
-    gathered: dict[str, Any] = {}
-    for part in engine.all_gather_object(made, "blocks"):
-        gathered.update(part)
-    with engine.extend_deadline(3600):
-        if engine.is_main:
-            _publish_applied(store, pca, pca_path, output, [Block(**gathered[name]) for name in members], members)
-    return FeatureStore.open(output)
-
-
-def _publish_applied(
-    store: FeatureStore, pca: PCA, pca_path: Path, output: Path, blocks: list[Block], members: dict[str, list[str]]
-) -> None:
-    with publishing(output / PCA_FILE) as temporary:
-        shutil.copyfile(pca_path, temporary)
-    number = {video_id: index for ids in members.values() for index, video_id in enumerate(ids)}
-    rows: list[StoreRow] = list(_renumbered(store, number))
-    info = {key: store.info[key] for key in store.info if key not in ("format", "version", "dim", "blocks", "tables")}
-    info["pca"] = {"file": PCA_FILE, "sha256": sha256_file(pca_path), "dim": pca.dim, **pca.info}
-    publish_store(output, pca.dim, info, blocks, rows)
-
-
-def _renumbered(store: FeatureStore, number: dict[str, int]) -> Iterator[StoreRow]:
-    yield from store.rejects
-    for video_id in store.video_ids:
-        if video_id in number:
-            yield replace(store.row(video_id), row=number[video_id])

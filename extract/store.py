@@ -213,6 +213,15 @@ class FeatureStore:
         """The manifest row of a video with features. Raises KeyError for other ids."""
         return to_rows(self._accepted.slice(self._number(video_id), 1))[0]
 
+    def members(self) -> dict[str, dict[str, int]]:
+        """By name of a block, in the order of store.json: its videos, each with its number there, by number."""
+        blocks, rows = self._places
+        found: dict[str, dict[str, int]] = {block.name: {} for block in self.blocks}
+        names = list(found)
+        for video in np.lexsort((rows, blocks)).tolist():
+            found[names[blocks.item(video)]][self.video_ids[video]] = rows.item(video)
+        return found
+
     def num_frames(self, video_id: str) -> int:
         """Number of frames, from the manifest alone."""
         return int(self._num_frames[self._number(video_id)])

@@ -195,9 +195,8 @@ def learn(config: DemoConfig, videos: Path, stages: Stages) -> None:
     )
     stages.run(
         "Features: the PCA applied to all frames",
-        "extract/run.py",
+        "extract/reduce.py",
         *("--features", out / "frames", "--pca", out / "pca.safetensors", "--output", out / "features"),
-        *("--max-reject-share", "1"),
     )
     stages.run(
         "Training: the TCA transformer on two ranks, without labels",

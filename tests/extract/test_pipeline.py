@@ -16,12 +16,13 @@ from reelkin.core.engine.single import SingleEngine
 from reelkin.core.errors import ReelkinError, UsageError
 from reelkin.core.files import sha256_bytes
 from reelkin.extract import pipeline
+from reelkin.extract.applying import apply_to_store
 from reelkin.extract.claims import share_out
 from reelkin.extract.describe import Describer, check_pca
 from reelkin.extract.encoders import EncoderSpec, build_encoder
 from reelkin.extract.pca import PCA, fit_pca
 from reelkin.extract.queries import describer_of, extract_videos
-from reelkin.extract.reduction import apply_to_store, draw_frames, fit_on_shards, fit_on_store
+from reelkin.extract.reduction import draw_frames, fit_on_shards, fit_on_store
 from reelkin.extract.store import FeatureStore
 from reelkin.extract.work import list_work
 from reelkin.shards.manifest import ClipRow, VideoRow
