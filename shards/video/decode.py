@@ -10,35 +10,18 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
-import av.error
 import numpy as np
-from av.container import InputContainer
 from av.video.frame import VideoFrame
-from av.video.reformatter import Colorspace, Interpolation, VideoReformatter
-from av.video.stream import VideoStream
 
 from ...core.errors import DataError, Reason
-from .container import (
-    Limits,
-    bound_pictures,
-    describe,
-    may_begin_anywhere,
-    open_container,
-    out_of_memory,
-    outgrown,
-    video_stream,
-)
-from .legacy_scaling import resize_cubic
+from .container import Limits, open_container
+from .conversion import Converter, Scaling
+from .conversion import scaled_size as scaled_size
 from .orientation import Orientation
+from .pictures import all_pictures, shorter_way
 from .probe import DEFAULT_LIMITS, DecodingPlan, make_plan
 from .sampling import Samples, Sampling, choose
-
-Scaling = Literal["area", "tca"]
-
-# Rounded the same way on every processor; the fast path of swscale is off by up to 2 of 255 when it scales.
-_EXACT = Interpolation.ACCURATE_RND | Interpolation.FULL_CHR_H_INT | Interpolation.BITEXACT
 
 
 @dataclass(eq=False)
@@ -178,31 +161,60 @@ def iter_frames(
         A frame for each sample, in order; the samples of one picture share its array.
 
     Raises:
-        DataError: after the last good picture, when the video is damaged or truncated.
+        DataError: after the last good picture, when the video is damaged or truncated. Damage in pictures that are not
+            decoded is not seen, see `pictures.shorter_way`.
     """
-    probe = plan.probe
-    picks, instants = samples.indices, samples.times
-    convert = _Converter(short_side, scaling, plan.orientation if rotate else Orientation())
+    convert = Converter(short_side, scaling, plan.orientation if rotate else Orientation())
+    last: VideoFrame | None = None
+    shown = _shown(source, plan, samples, threads, limits)  # first in zip: it may raise after its last picture
+    for (index, frame), time in zip(shown, samples.times, strict=False):
+        if frame is not last:  # a picture may be sampled more than once
+            picture, last = convert(frame), frame
+        yield TimedFrame(picture, float(time), float(plan.probe.pts_seconds[index]))
+
+
+def _shown(
+    source: Path | bytes, plan: DecodingPlan, samples: Samples, threads: int, limits: Limits
+) -> Iterator[tuple[int, VideoFrame]]:
+    """For each sample the picture that is shown, and its index."""
+    picks, done = samples.indices, 0
+    wanted = np.unique(picks)
+    way = shorter_way(plan, wanted, keyframes_only=samples.keyframes_only)
+    if way is not None:
+        with open_container(source) as container:
+            for index, frame in way(container, plan, wanted, threads, limits):
+                while done < len(picks) and picks[done] == index:
+                    yield index, frame
+                    done += 1
+    if done < len(picks):
+        yield from _shown_of_all(source, plan, picks[done:], threads, limits)
+    elif plan.damage is not None:
+        raise plan.damage
+
+
+def _shown_of_all(
+    source: Path | bytes, plan: DecodingPlan, picks: np.ndarray, threads: int, limits: Limits
+) -> Iterator[tuple[int, VideoFrame]]:
+    """Like `_shown`, from the decoder that takes everything."""
     done = 0
     held: VideoFrame | None = None
     held_index = -1
     with open_container(source) as container:
-        for index, frame in _indexed(container, plan, threads, limits):
+        for index, frame in all_pictures(container, plan, threads, limits):
             # A pick before this picture was shown by the one before it (the first, when nothing came before).
             while done < len(picks) and picks[done] < index:
-                shown, at = (held, held_index) if held is not None else (frame, index)
-                yield convert(shown, float(instants[done]), float(probe.pts_seconds[at]))
+                yield (held_index, held) if held is not None else (index, frame)
                 done += 1
             held, held_index = frame, index
             while done < len(picks) and picks[done] == index:
-                yield convert(frame, float(instants[done]), float(probe.pts_seconds[index]))
+                yield index, frame
                 done += 1
             if done == len(picks):
                 break
         if plan.damage is not None:
             raise plan.damage
         while held is not None and done < len(picks):  # pictures that the decoder never yields (hidden frames)
-            yield convert(held, float(instants[done]), float(probe.pts_seconds[held_index]))
+            yield held_index, held
             done += 1
 
 
@@ -216,128 +228,4 @@ def decode_whole(source: Path | bytes, *, threads: int = 1, limits: Limits = DEF
     if plan.damage is not None:
         raise plan.damage
     with open_container(source) as container:
-        return sum(1 for _ in _indexed(container, plan, threads, limits))
-
-
-def _indexed(
-    container: InputContainer, plan: DecodingPlan, threads: int, limits: Limits
-) -> Iterator[tuple[int, VideoFrame]]:
-    """Decoded pictures with their index in the plan; indices ascend."""
-    stream = video_stream(container)
-    context = stream.codec_context
-    context.thread_type = "AUTO"
-    context.thread_count = threads
-    bound_pictures(stream, limits)
-    last = -1
-    for frame in _pictures(container, stream, plan.damage):
-        limits.check_size(frame.width, frame.height)
-        if plan.ordinal or frame.pts is None:
-            index = last + 1
-        elif frame.pts < plan.pts[0]:
-            continue  # before the first usable picture
-        else:
-            index = int(np.searchsorted(plan.pts, frame.pts, side="right")) - 1
-        last = min(max(index, last), len(plan.pts) - 1)
-        yield last, frame
-
-
-def _pictures(container: InputContainer, stream: VideoStream, known: DataError | None) -> Iterator[VideoFrame]:
-    """Decode in display order up to the first damage, which is raised after the pictures before it.
-
-    What cannot be decoded before the first keyframe (a recording that starts in the middle) is no damage.
-    """
-    keyframe_seen, number = not may_begin_anywhere(stream), 0
-    try:
-        for packet in container.demux(stream):
-            keyframe_seen = keyframe_seen or packet.is_keyframe
-            if packet.is_corrupt:
-                yield from _drained(stream)
-                raise known or DataError(Reason.DAMAGED, f"bytes are missing after picture {number}")
-            try:
-                frames = packet.decode()
-            except (av.error.FFmpegError, MemoryError) as error:
-                if not keyframe_seen and not number:
-                    continue
-                yield from _drained(stream)
-                text = f"invalid data at picture {number} ({describe(error)})"
-                why = out_of_memory(error) or outgrown(error, stream)
-                raise why or known or DataError(Reason.DAMAGED, text) from None
-            for frame in frames:
-                if frame.is_corrupt:
-                    if not number and not frame.key_frame:
-                        continue
-                    raise known or DataError(Reason.DAMAGED, f"picture {number} is damaged")
-                number += 1
-                yield frame
-    except av.error.FFmpegError as error:
-        raise known or DataError(Reason.DAMAGED, f"unreadable after picture {number} ({describe(error)})") from None
-    except OSError as error:
-        raise DataError(Reason.UNREADABLE, error.strerror or str(error)) from None
-
-
-def _drained(stream: VideoStream) -> Iterator[VideoFrame]:
-    """Good pictures that the decoder still holds back for reordering."""
-    try:
-        for frame in stream.decode(None):
-            if frame.is_corrupt:
-                return
-            yield frame
-    except av.error.FFmpegError:
-        return
-
-
-class _Converter:
-    """Turns decoded pictures into RGB arrays of one size: swscale applies the video's colour matrix and range."""
-
-    def __init__(self, short_side: int | None, scaling: Scaling, orientation: Orientation) -> None:
-        if short_side is not None and short_side < 1:
-            raise ValueError(f"short_side is {short_side}: give a number of pixels above 0, or None")
-        self._short_side = short_side
-        self._scaling = scaling
-        self._orientation = orientation
-        self._reformatter = VideoReformatter()
-        self._size: tuple[int, int] | None = None
-        self._last: tuple[VideoFrame, np.ndarray] | None = None
-
-    def __call__(self, frame: VideoFrame, time: float, pts: float) -> TimedFrame:
-        if self._last is None or self._last[0] is not frame:  # a picture may be sampled more than once
-            self._last = (frame, self._convert(frame))
-        return TimedFrame(self._last[1], time, pts)
-
-    def _convert(self, frame: VideoFrame) -> np.ndarray:
-        legacy = self._scaling == "tca"
-        if self._size is None:
-            self._size = scaled_size(frame.width, frame.height, None if legacy else self._short_side)
-        width, height = self._size
-        if (width, height) == (frame.width, frame.height):
-            layout, flags = "rgb24", Interpolation.BICUBIC
-        else:
-            # The same numbers as rgb24, which swscale computes five times as slowly: without vector instructions.
-            layout = "gbrp"
-            shrinking = width <= frame.width and height <= frame.height
-            flags = (Interpolation.AREA if shrinking else Interpolation.BICUBIC) | _EXACT
-        # OpenCV up to version 4 leaves swscale at its default; None: as the video says.
-        matrix = Colorspace.ITU601 if legacy else None
-        rgb = self._reformatter.reformat(
-            frame,
-            width=width,
-            height=height,
-            format=layout,
-            interpolation=flags,
-            dst_color_range="JPEG",
-            src_colorspace=matrix,
-            dst_colorspace=matrix,
-            threads=1,
-        )
-        picture = self._orientation.apply(rgb.to_ndarray())
-        if legacy and self._short_side is not None:
-            return resize_cubic(picture, self._short_side)
-        return np.ascontiguousarray(picture)
-
-
-def scaled_size(width: int, height: int, short_side: int | None) -> tuple[int, int]:
-    """(width, height) of a picture whose shorter side is scaled to ``short_side`` pixels; None keeps the size."""
-    if short_side is None:
-        return width, height
-    ratio = short_side / min(width, height)
-    return max(1, round(width * ratio)), max(1, round(height * ratio))
+        return sum(1 for _ in all_pictures(container, plan, threads, limits))

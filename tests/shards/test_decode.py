@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from reelkin.core.errors import DataError, Reason
-from reelkin.shards.video import decode
+from reelkin.shards.video import conversion
 from reelkin.shards.video.decode import DamagedVideo, FrameBatch, decode_frames, decode_whole, iter_frames
 from reelkin.shards.video.orientation import Orientation
 from reelkin.shards.video.probe import make_plan
@@ -251,13 +251,13 @@ def test_decode_whole_accepts_good_videos_and_names_damage(made: Path, tmp_path:
 
 def test_only_chosen_pictures_are_converted_one_at_a_time(made: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     converted = []
-    plain = decode._Converter._convert
+    plain = conversion.Converter.__call__
 
     def counting(self, frame):  # type: ignore[no-untyped-def]
         converted.append(frame.pts)
         return plain(self, frame)
 
-    monkeypatch.setattr(decode._Converter, "_convert", counting)
+    monkeypatch.setattr(conversion.Converter, "__call__", counting)
     plan = make_plan(made / "noise.mp4")
     frames = iter_frames(made / "noise.mp4", plan=plan, samples=choose(plan, Sampling()))
     assert next(frames).time == 0
