@@ -15,7 +15,7 @@ from ..core.engine.environment import read_launch
 from ..core.errors import DataError, ReelkinError, UsageError
 from ..shards.video.sampling import Sampling
 from .batches import Batch, Batcher, Windows
-from .decoding.pool import DecodePool, PoolSettings
+from .decoding.pool import DaliSettings, DecodePool, PoolSettings
 from .decoding.tasks import Again, Chunk, End, Pick, Source
 from .encoders import Encoder
 from .pca import PCA
@@ -78,10 +78,10 @@ class Describer:
         sampling: which pictures.
         batch_frames: pictures per forward pass; those of several clips share a batch when they are equally large.
         workers: child processes that decode; 0 takes one for each core of this rank.
-        timeout_seconds: for decoding one clip, see `pool.PoolSettings`.
+        timeout_seconds, dali: see `pool.PoolSettings`.
 
     Attributes:
-        decoder: what decodes ("pyav").
+        decoder: what decodes: "pyav", or "dali", which leaves to PyAV what it cannot take.
         frames_encoded: pictures, or windows of pictures, that were encoded so far.
 
     Raises:
@@ -97,6 +97,7 @@ class Describer:
         batch_frames: int = 32,
         workers: int = 0,
         timeout_seconds: float = 120.0,
+        dali: DaliSettings | None = None,
     ) -> None:
         if batch_frames < 1 or workers < 0:
             raise UsageError(
@@ -106,7 +107,7 @@ class Describer:
         self.encoder = encoder
         self.pca = check_pca(pca, encoder).to(encoder.device) if pca else None
         self.sampling = sampling or Sampling()
-        self.decoder = "pyav"
+        self.decoder = "dali" if dali else "pyav"
         self.batch_frames = batch_frames
         self.frames_encoded = 0
         self.pool = DecodePool(
@@ -116,6 +117,7 @@ class Describer:
                 workers or share_of_cores(),
                 timeout_seconds=timeout_seconds,
                 nice=_NICE,
+                dali=dali,
             )
         )
         self._batcher: Batcher[_Attempt] = Batcher(

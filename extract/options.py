@@ -56,6 +56,10 @@ class ExtractionOptions:
     batch_frames: int = 32
     """Most frames in a forward pass; frames of several videos share one."""
 
+    decoder: Literal["auto", "pyav", "dali"] = "auto"
+    """What decodes: pyav on the CPU; dali on the GPU (without one: VP8, VP9 and MJPEG on the CPU), and PyAV what DALI
+    cannot take; auto: dali where there is a GPU and DALI is installed. The store says which decoder made each row."""
+
     decode_workers: int = 0
     """Processes that decode, in each rank, while the encoder computes. 0: one for each core of the rank."""
 

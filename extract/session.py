@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib.util import find_spec
 from typing import Any
 
 from ..core.engine import Engine, start
@@ -12,7 +13,10 @@ from ..core.errors import ExitCode
 from ..core.ids import read_ids
 from ..core.logs import setup_logging
 from ..shards.reader import ShardSet
-from .describe import Describer, use_share_of_cores
+from .decoding.dali_child import BUDGETS
+from .decoding.pool import DaliSettings
+from .decoding.route import Hardware
+from .describe import Describer, share_of_cores, use_share_of_cores
 from .encoders import build_encoder
 from .forecast import forecast
 from .options import ExtractConfig, ExtractionOptions, FitPcaConfig
@@ -39,7 +43,18 @@ def _describer(config: ExtractionOptions, engine: Engine, pca: PCA | None = None
         batch_frames=config.batch_frames,
         workers=config.decode_workers,
         timeout_seconds=config.timeout_seconds,
+        dali=_dali(config, engine),
     )
+
+
+def _dali(config: ExtractionOptions, engine: Engine) -> DaliSettings | None:
+    on_gpu = engine.device.type == "cuda"
+    there = find_spec("nvidia") and find_spec("nvidia.dali")
+    if config.decoder == "pyav" or (config.decoder == "auto" and not (on_gpu and there)):
+        return None
+    device_id = engine.device.index or 0 if on_gpu else 0
+    hardware = Hardware.gpu(device_id) if on_gpu else Hardware()
+    return DaliSettings(hardware, device_id, share_of_cores(), BUDGETS[hardware.device])
 
 
 def run_extract(config: ExtractConfig) -> int:

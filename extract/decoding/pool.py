@@ -10,7 +10,6 @@ death at one clip rejects that clip.
 
 from __future__ import annotations
 
-import logging
 import queue
 import threading
 import time
@@ -18,31 +17,42 @@ from collections import deque
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, field
 from multiprocessing.connection import wait
-from typing import Any
 
-import numpy as np
-
-from ...core.errors import DataError, Reason, ReelkinError
-from ...core.logs import one_line
 from ...shards.video.container import Limits
 from ...shards.video.sampling import Sampling
 from .arena import Arena
+from .batching import Budget
 from .geometry import Geometry
-from .tasks import Chunk, End, Item, Pick, Source
+from .lanes import Clip, DaliLane, Lane, PyavLane
+from .route import Hardware
+from .tasks import End, Item, Pick, Source
 from .worker import Worker
 
-log = logging.getLogger("reelkin.extract")
-
-PYAV_CHILD = f"{__package__}.pyav_child"
-"""The module of the children."""
+PYAV_CHILD, DALI_CHILD = f"{__package__}.pyav_child", f"{__package__}.dali_child"
+"""The modules of the children."""
 
 _IN_HAND = 2  # clips that a child has been given and has not finished: the next one begins without a pause
 _MOST_AHEAD = 1000  # clips that were begun before the one whose turn it is; without pictures they cost no memory
-_ATTEMPTS = 3
+_DALI_CLIPS = 32  # in a request; the child divides them into batches
 _LOOK_SECONDS = 0.2
-_BYTES_PER_SECOND = 1e6  # of a slow disk
-_LONGEST_DETAIL = 1000
 _LEAST_PICTURES = 4  # that a child's memory holds at least
+
+
+@dataclass(frozen=True)
+class DaliSettings:
+    """How DALI decodes, in a process of its own.
+
+    Attributes:
+        hardware: what it decodes on.
+        device_id: of the GPU.
+        threads: of DALI.
+        budget: the most that a batch may hold.
+    """
+
+    hardware: Hardware
+    device_id: int
+    threads: int
+    budget: Budget
 
 
 @dataclass(frozen=True)
@@ -58,6 +68,7 @@ class PoolSettings:
         timeout_seconds: for one clip, on the clock and of the processor; its size and length add to it.
         memory_bytes: address space of a child; 0 sets no limit.
         nice: added to the children's niceness, so that they fill the gaps that the encoder leaves.
+        dali: decode with DALI what it can take; None leaves all to PyAV.
     """
 
     sampling: Sampling
@@ -68,23 +79,7 @@ class PoolSettings:
     timeout_seconds: float = 120.0
     memory_bytes: int = 6 << 30
     nice: int = 0
-
-
-@dataclass(eq=False)
-class _Clip:
-    number: int
-    source: Source
-    items: deque[tuple[Item, Arena | None]] = field(default_factory=deque)
-    received: int = 0
-    attempts: int = 0
-
-
-@dataclass(eq=False)
-class _Lane:
-    """A child's place: the child comes and goes, the clips that it was given stay."""
-
-    clips: deque[_Clip] = field(default_factory=deque)
-    worker: Worker | None = None
+    dali: DaliSettings | None = None
 
 
 class DecodePool:
@@ -96,13 +91,20 @@ class DecodePool:
         settings: as given.
         waited: seconds for which whoever takes pictures had to wait for one.
         replaced: children that died and were replaced.
+        retaken: clips that DALI failed at and PyAV took.
     """
 
     def __init__(self, settings: PoolSettings) -> None:
         self.settings = settings
         self.waited = 0.0
-        self.replaced = 0
-        self._lanes = [_Lane() for _ in range(settings.workers)]
+        self.replaced = self.retaken = 0
+        self.planning = [PyavLane(self._start_pyav, settings.timeout_seconds) for _ in range(settings.workers)]
+        self.dali: DaliLane | None = None
+        self.lanes: list[Lane] = [*self.planning]
+        if settings.dali is not None:
+            self.dali = DaliLane(self._start_dali, settings.timeout_seconds, settings.dali.threads)
+            self.retaking = PyavLane(self._start_pyav, settings.timeout_seconds)
+            self.lanes += [self.dali, self.retaking]
         self._runs: queue.SimpleQueue[_Run | None] = queue.SimpleQueue()
         self._thread: threading.Thread | None = None
         self._busy = threading.Lock()
@@ -135,27 +137,42 @@ class DecodePool:
     def _serve(self) -> None:
         while (run := self._runs.get()) is not None:
             run.serve()
-        for lane in self._lanes:
+        for lane in self.lanes:
             if lane.worker is not None:
                 lane.worker.close()
 
-    def start_worker(self) -> Worker:
-        """A new child. Raises ReelkinError."""
+    @property
+    def _arena_bytes(self) -> int:
+        return max(self.settings.arena_bytes, _LEAST_PICTURES * self.settings.geometry.largest_bytes)
+
+    def _start_pyav(self) -> Worker:
         settings = self.settings
-        arena_bytes = max(settings.arena_bytes, _LEAST_PICTURES * settings.geometry.largest_bytes)
         message = {
             "sampling": settings.sampling.as_dict(),
             "geometry": settings.geometry.as_dict(),
             "limits": asdict(settings.limits),
-            "memory_bytes": settings.memory_bytes and settings.memory_bytes + arena_bytes,
+            "memory_bytes": settings.memory_bytes and settings.memory_bytes + self._arena_bytes,
             "nice": settings.nice,
+            "hardware": settings.dali and settings.dali.hardware.as_dict(),
         }
-        return Worker(PYAV_CHILD, message, arena_bytes)
+        return Worker(PYAV_CHILD, message, self._arena_bytes)
+
+    def _start_dali(self) -> Worker:
+        dali = self.settings.dali
+        assert dali is not None
+        message = {
+            "device": dali.hardware.device,
+            "device_id": dali.device_id,
+            "threads": dali.threads,
+            "budget": asdict(dali.budget),
+            "nice": self.settings.nice,
+        }
+        return Worker(DALI_CHILD, message, self._arena_bytes)
 
     @property
     def pids(self) -> list[int]:
         """Process ids of the children that there are now."""
-        return [lane.worker.pid for lane in self._lanes if lane.worker is not None]
+        return [lane.worker.pid for lane in self.lanes if lane.worker is not None]
 
     def close(self) -> None:
         """End the children."""
@@ -176,8 +193,10 @@ class _Run:
 
     def __init__(self, pool: DecodePool, sources: Iterator[Source], pick: Pick | None) -> None:
         self._pool, self._sources, self._pick = pool, sources, pick
-        self._lanes = pool._lanes
-        self._order: deque[_Clip] = deque()
+        self._order: deque[Clip] = deque()  # not wholly taken
+        self._unrouted: deque[Clip] = deque()  # of which it is not known which decoder takes them
+        self._to_dali: deque[Clip] = deque()
+        self._to_retake: deque[Clip] = deque()
         self._changed = threading.Condition()
         self._exhausted = self._stopped = False
         self._over = threading.Event()
@@ -219,11 +238,11 @@ class _Run:
         try:
             while not self._stopped:
                 self._hand_out()
-                lanes = {lane.worker.connection: lane for lane in self._lanes if lane.clips and lane.worker}
-                if not lanes and self._exhausted:
+                lanes = {lane.worker.connection: lane for lane in self._pool.lanes if lane.busy and lane.worker}
+                if not lanes and self._exhausted and not self._to_retake:
                     break
                 for connection in wait(list(lanes), _LOOK_SECONDS):
-                    self._hear(lanes[connection])  # type: ignore[index]
+                    lanes[connection].hear(self)  # type: ignore[index]
                 for lane in lanes.values():
                     if lane.worker is not None:
                         lane.worker.check_start()
@@ -232,21 +251,17 @@ class _Run:
                 self._failure = error
                 self._changed.notify()
         finally:
-            self._abandon()
+            for lane in self._pool.lanes:
+                lane.stop()
             self._over.set()
 
-    def _abandon(self) -> None:
-        """End children that are still at work for this run."""
-        for lane in self._lanes:
-            if lane.clips and lane.worker is not None:
-                lane.worker.close()
-                lane.worker = None
-            lane.clips.clear()
-
     def _hand_out(self) -> None:
-        """Give clips to the children that have too few."""
+        self._hand_to_dali()
+        # A retaken clip waits for its turn: then no picture of a later clip can keep its child from going on.
+        if self._to_retake and self._order[0] is self._to_retake[0]:
+            self._pool.retaking.give(self._to_retake.popleft(), ask=self._pick is not None, to_dali=False)
         while not self._exhausted and len(self._order) < _MOST_AHEAD:
-            lane = min(self._lanes, key=lambda lane: len(lane.clips))
+            lane = min(self._pool.planning, key=lambda lane: len(lane.clips))
             if len(lane.clips) >= _IN_HAND:
                 return
             source = next(self._sources, None)
@@ -255,95 +270,42 @@ class _Run:
                     self._exhausted = True
                     self._changed.notify()
                     return
-                clip = _Clip(self._count, source)
+                clip = Clip(self._count, source)
                 self._order.append(clip)
             self._count += 1
-            lane.clips.append(clip)
-            if lane.worker is None:
-                lane.worker = self._pool.start_worker()
-            self._send(lane.worker, clip)
+            if self._pool.dali is not None:
+                self._unrouted.append(clip)
+            lane.give(clip, ask=self._pick is not None, to_dali=self._pool.dali is not None)
 
-    def _send(self, worker: Worker, clip: _Clip) -> None:
-        source = clip.source
-        seconds = self._pool.settings.timeout_seconds + (source.bytes or 0) / _BYTES_PER_SECOND
-        worker.send(
-            {
-                "number": clip.number,
-                "path": str(source.path),
-                "offset": source.offset,
-                "bytes": source.bytes,
-                "sha256": source.sha256,
-                "start_seconds": source.start_seconds,
-                "ask": self._pick is not None,
-                "skip": clip.received,
-                "seconds": seconds,
-            }
-        )
-
-    def _hear(self, lane: _Lane) -> None:
-        """Take one message of a child."""
-        assert lane.worker is not None
-        message = lane.worker.receive()
-        if message is not None and message.get("ready"):
-            lane.worker.ready = True
+    def _hand_to_dali(self) -> None:
+        """Clips go to DALI in their order: its child's memory is a ring as well."""
+        dali = self._pool.dali
+        if dali is None:
             return
-        clip = lane.clips[0]
-        try:
-            if message is None or message["number"] != clip.number:
-                raise ValueError("no answer, or one to another question")
-            self._take(lane.worker, clip, message)
-        except (ValueError, KeyError, TypeError):  # it died, or its memory is not its own any more
-            self._replace(lane)
-            return
-        if clip.items and isinstance(clip.items[-1][0], End):
-            lane.clips.popleft()
+        while self._unrouted and self._unrouted[0].decided:
+            clip = self._unrouted.popleft()
+            if clip.request is not None:
+                self._to_dali.append(clip)
+        last = self._exhausted and not self._unrouted
+        while self._to_dali and dali.in_hand < _IN_HAND:
+            # Many clips make good batches: behind a request that is under way, the next one may grow.
+            if dali.in_hand and len(self._to_dali) < _DALI_CLIPS and not last:
+                return
+            dali.give([self._to_dali.popleft() for _ in range(min(_DALI_CLIPS, len(self._to_dali)))])
 
-    def _take(self, worker: Worker, clip: _Clip, message: dict[str, Any]) -> None:
-        if "chunk" in message:
-            chunk = message["chunk"]
-            pictures = worker.pictures(chunk)
-            clip.received += len(pictures)
-            self._put(clip, Chunk(pictures, np.asarray(chunk["times"], np.float64)), worker.arena)
-        elif "count" in message:
-            assert self._pick is not None
-            wanted = self._pick(clip.source, int(message["count"]))
-            worker.send({"wanted": [int(index) for index in wanted]})
-        elif "failure" in message:
-            raise ReelkinError(message["failure"])
-        elif "fault" in message:
-            log.error(
-                "decoding %r failed for a reason of our own; please report this:\n%s",
-                clip.source.key,
-                message["fault"],
-            )
-            last = message["fault"].strip().splitlines()[-1]
-            text = one_line(f"decoding failed for a reason of our own ({last}); please report it")
-            self._put(clip, End(error=DataError(Reason.DECODER_DIED, text)))
-        elif "reason" in message:
-            detail = one_line(message["detail"])[:_LONGEST_DETAIL]
-            self._put(clip, End(error=DataError(Reason(message["reason"]), detail)))
-        elif message["end"]:
-            self._put(clip, End("pyav"))
-
-    def _put(self, clip: _Clip, item: Item, arena: Arena | None = None) -> None:
+    def put(self, clip: Clip, item: Item, arena: Arena | None = None) -> None:
         with self._changed:
             clip.items.append((item, arena))
             self._changed.notify()
 
-    def _replace(self, lane: _Lane) -> None:
-        """The lane's child is gone: say so, and give its clips to a new one."""
-        assert lane.worker is not None
-        lane.worker.check_start()
-        why = lane.worker.why_gone()
-        lane.worker.close()
-        lane.worker = None
-        clip = lane.clips[0]
-        clip.attempts += 1
+    def pick(self, clip: Clip, count: int) -> list[int]:
+        assert self._pick is not None
+        return [int(index) for index in self._pick(clip.source, count)]
+
+    def replaced(self) -> None:
         self._pool.replaced += 1
-        if why.reason is Reason.TIMEOUT or clip.attempts >= _ATTEMPTS:
-            self._put(clip, End(error=why))
-            lane.clips.popleft()
-        if lane.clips:
-            lane.worker = self._pool.start_worker()
-            for clip in lane.clips:
-                self._send(lane.worker, clip)
+
+    def retake(self, clip: Clip) -> None:
+        self._pool.retaken += 1
+        self._to_retake.append(clip)
+        self._to_retake = deque(sorted(self._to_retake, key=lambda clip: clip.number))

@@ -18,7 +18,9 @@ from ...shards.video.decode import iter_frames
 from ...shards.video.probe import DecodingPlan, make_plan
 from ...shards.video.sampling import Samples, Sampling, choose
 from .child import Failure, Handle, Output, serve
+from .dali_request import ClipRequest
 from .geometry import Geometry
+from .route import ClipFacts, Hardware, why_not_dali
 
 _SECONDS_PER_SECOND = 10.0  # of processor for a second of video, before a clip counts as one that never ends
 
@@ -27,6 +29,7 @@ def prepare(settings: dict[str, Any]) -> Handle:
     """Read the settings: sampling, geometry, limits."""
     sampling, geometry = Sampling.from_dict(settings["sampling"]), Geometry(**settings["geometry"])
     limits = Limits(**settings["limits"])
+    hardware = Hardware.from_dict(settings["hardware"]) if settings["hardware"] else None
 
     def handle(request: dict[str, Any], out: Output) -> None:
         source = read_source(request)
@@ -38,6 +41,10 @@ def prepare(settings: dict[str, Any]) -> Handle:
             raise Failure(str(error)) from error
         if request["ask"]:
             samples = samples.take(np.asarray(out.ask({"count": len(samples)})["wanted"], np.int64))
+        if hardware and request["to_dali"] and not why_not_dali(ClipFacts.of(plan), hardware, geometry.scaling):
+            place = (Path(request["path"]), request["offset"], request["bytes"])
+            out.say(request=ClipRequest.of(*place, plan, samples, geometry).as_dict())
+            return
         _decode(source, plan, samples, geometry, limits, request["skip"], out)
 
     return handle
