@@ -10,8 +10,10 @@ from __future__ import annotations
 import struct
 from dataclasses import dataclass
 
+import av.error
 import numpy as np
 from av.video.frame import VideoFrame
+from av.video.reformatter import Interpolation, VideoReformatter
 
 _MATRIX_BYTES = 36
 
@@ -40,6 +42,13 @@ class Orientation:
     @classmethod
     def of(cls, frame: VideoFrame) -> Orientation:
         """The orientation that a decoded frame carries; the identity when it carries none."""
+        # A frame and its side data refer to one another and wait for the garbage collector: let a small copy wait.
+        try:
+            frame = VideoReformatter().reformat(
+                frame, width=2, height=2, format="gray", interpolation=Interpolation.POINT, threads=1
+            )
+        except (av.error.FFmpegError, ValueError):  # a pixel format that cannot be converted
+            pass
         try:
             matrix = bytes(frame.side_data["DISPLAYMATRIX"])  # type: ignore[typeddict-item]
         except KeyError:
