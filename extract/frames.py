@@ -15,10 +15,16 @@ from torch import Tensor
 from ..core.errors import UsageError
 from .decoding.geometry import Geometry, Scaling
 
-InputKind = Literal["uint8", "imagenet"]
+InputKind = Literal["uint8", "unit", "imagenet", "kinetics", "half", "clip"]
 
-IMAGENET_MEAN = (0.485, 0.456, 0.406)
-IMAGENET_STD = (0.229, 0.224, 0.225)
+NORMALISATIONS: dict[InputKind, tuple[tuple[float, ...], tuple[float, ...]]] = {
+    "unit": ((0.0, 0.0, 0.0), (1.0, 1.0, 1.0)),
+    "imagenet": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
+    "kinetics": ((0.43216, 0.394666, 0.37645), (0.22803, 0.22145, 0.216989)),
+    "half": ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5)),
+    "clip": ((0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)),
+}
+"""Mean and standard deviation of red, green and blue in 0..1, as the networks' publishers give them."""
 
 
 @dataclass(frozen=True)
@@ -28,8 +34,9 @@ class Preprocessing:
     Attributes:
         short_side: pixels of the scaled short side; the other side follows, so that nothing is distorted.
         crop: side of the centred square that is kept, in pixels; 0 keeps the whole picture.
-        input: "uint8" hands on 0..255 as it is; "imagenet" maps to 0..1, subtracts ImageNet's mean, divides by its
-            standard deviation.
+        input: "uint8" hands on 0..255 as it is; the others map to 0..1, subtract a mean and divide by a standard
+            deviation (`NORMALISATIONS`).
+        scaling: see `decoding.geometry`.
     """
 
     short_side: int
@@ -57,16 +64,23 @@ class Preprocessing:
 
 
 def to_network_input(frames: np.ndarray | Tensor, kind: InputKind, device: torch.device) -> Tensor:
-    """uint8 [N, H, W, 3] -> [N, 3, H, W] on ``device``: uint8, or float32 normalised for "imagenet".
+    """Frames or clips as a network takes them.
 
-    The memory stays channels-last, which is how the frames lie and what convolutions on CPUs and tensor cores prefer.
+    Args:
+        frames: uint8 [N, H, W, 3] frames or [N, L, H, W, 3] clips.
+
+    Returns:
+        [N, 3, H, W] or [N, 3, L, H, W] on ``device``: uint8, or float32 normalised. The memory stays channels-last,
+        which is how the frames lie and what convolutions on CPUs and tensor cores prefer.
     """
     batch = torch.from_numpy(np.ascontiguousarray(frames)) if isinstance(frames, np.ndarray) else frames
-    if batch.dtype != torch.uint8 or batch.ndim != 4 or batch.shape[3] != 3:
-        raise ValueError(f"frames are {batch.dtype} {tuple(batch.shape)}; expected uint8 [N, H, W, 3]")
-    x = batch.to(device).permute(0, 3, 1, 2)
+    if batch.dtype != torch.uint8 or batch.ndim not in (4, 5) or batch.shape[-1] != 3:
+        raise ValueError(
+            f"frames are {batch.dtype} {tuple(batch.shape)}; expected uint8 [N, H, W, 3] or [N, L, H, W, 3]"
+        )
+    x = batch.to(device, non_blocking=True).movedim(-1, 1)
     if kind == "uint8":
         return x
-    mean = torch.tensor(IMAGENET_MEAN, device=device).view(1, 3, 1, 1)
-    std = torch.tensor(IMAGENET_STD, device=device).view(1, 3, 1, 1)
-    return (x.float() / 255 - mean) / std
+    shape = (1, 3, *[1] * (x.ndim - 2))
+    mean, deviation = (torch.tensor(values, device=device).view(shape) for values in NORMALISATIONS[kind])
+    return x.float().div_(255).sub_(mean).div_(deviation)

@@ -11,7 +11,8 @@ import tyro
 from ..core.errors import Reason, UsageError
 from ..shards.video.sampling import Sampling, SamplingMode
 from .decoding.geometry import Scaling
-from .encoders import EncoderSpec, Precision, encoder_list
+from .encoders import Descriptor, EncoderSpec, Precision, encoder_list
+from .frames import InputKind
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,22 +30,46 @@ class ExtractionOptions:
     weights: str = "default"
     """The encoder's weights: "default" (published, ImageNet; from torch's cache or downloaded), "auto" (default if it
     can be had, else random), "random" (fixed random numbers, to try the pipeline), or a file: .pth or .safetensors
-    with a state dict, for torchscript the TorchScript file. A TorchScript file runs code: name only one you trust."""
+    with a state dict, for torchscript the TorchScript file, for run a folder. A TorchScript file
+    runs code: name only one you trust."""
 
     size: int | None = None
-    """Short side of the frames in pixels. Default: 256."""
+    """Short side of the frames in pixels. Default: the network's own, 256 for most."""
 
     crop: int | None = None
-    """Side of the centre crop in pixels, 0 for the whole picture. Default: 224 (TCA: size 256, crop 224)."""
+    """Side of the centre crop in pixels, 0 for the whole picture. Default: the network's own,
+    224 for most (TCA: size 256, crop 224)."""
 
     scaling: Scaling = "area"
     """How pictures are made smaller: area averages; tca is OpenCV's bicubic, as the published TCA code has it."""
 
-    input: Literal["uint8", "imagenet"] | None = None
-    """What a TorchScript file takes: 0..255 as uint8, or ImageNet-normalised floats. Default: try in this order."""
+    input: InputKind | None = None
+    """Range of values: uint8 is 0..255 as it is; the others are floats with the mean and deviation of a training set.
+    Default: the network's own; a TorchScript file is tried with uint8, then with imagenet."""
 
-    precision: Precision = "float32"
-    """Of the convolutions. bfloat16 is about twice as fast on processors that have it; features change slightly."""
+    precision: Precision = "auto"
+    """Of convolutions and linear layers. auto: bfloat16 where the machine computes it natively and features stay the
+    same (cosine 0.9999 on test pictures), else float32. The store says which it was. float16: GPUs only."""
+
+    stages: str | None = None
+    """Stages of the network that the descriptor sees: all, or numbers such as 2,4 (1 has the largest maps). Default:
+    all; the last for avg."""
+
+    descriptor: Descriptor | None = None
+    """imac (TCA's), rmac (TCA's region variant), avg (global averages), or head (the network's own embedding).
+    Default: imac, and head for networks without maps of several sizes and for clip encoders."""
+
+    inflate: bool = False
+    """The weights are a 2-D ResNet-18's, expanded along time; for r3d_18 and mc3_18."""
+
+    clip_frames: int | None = None
+    """Pictures in each window of a clip encoder. Default: 16."""
+
+    clip_step: int | None = None
+    """Pictures between the beginnings of two windows. Default: as many as a window has."""
+
+    compile: bool = False
+    """Use torch.compile: takes a minute at the start; needs a C++ compiler on CPUs."""
 
     sampling: SamplingMode = "times"
     """Which pictures: times (those shown at k/fps seconds), keyframes (fast: nothing else is decoded; at most fps of
@@ -93,7 +118,21 @@ class ExtractionOptions:
     @property
     def spec(self) -> EncoderSpec:
         """The encoder as the library takes it."""
-        return EncoderSpec(self.encoder, self.weights, self.size, self.crop, self.input, self.precision)
+        return EncoderSpec(
+            self.encoder,
+            self.weights,
+            self.size,
+            self.crop,
+            self.input,
+            self.precision,
+            self.stages,
+            self.descriptor,
+            self.inflate,
+            self.clip_frames,
+            self.clip_step,
+            self.compile,
+            self.scaling,
+        )
 
     @property
     def chosen(self) -> Sampling:

@@ -16,7 +16,7 @@ from ..shards.sources.listing import list_videos
 from ..shards.video.sampling import Sampling
 from .decoding.tasks import Source
 from .describe import COMPARED, Describer, join_clips
-from .encoders import EncoderSpec, build_encoder
+from .encoders import EncoderSpec, build_encoder, spec_from_info
 from .pca import PCA
 from .store import FeatureStore, StoreRow
 
@@ -116,10 +116,11 @@ def describer_from(
 
 
 def _spec(made: Mapping[str, Any], weights: str | Path | None) -> EncoderSpec:
-    chosen = str(weights) if weights else "random" if made["random_weights"] else made.get("weights_path")
-    if chosen is None or (chosen != "random" and not Path(chosen).exists()):
+    fetched = "default" if made["name"].startswith("timm:") else None  # timm keeps its files in a cache of its own
+    recorded = "random" if made["random_weights"] else made.get("weights_path") or fetched
+    chosen = str(weights) if weights else recorded
+    if chosen is None or (chosen not in ("random", "default") and not Path(chosen).exists()):
         raise ReelkinError(
             f"the encoder's weights {chosen or made['weights']} are not there; pass the file as --weights"
         )
-    pre = made["preprocessing"]
-    return EncoderSpec(made["name"], chosen, pre["short_side"], pre["crop"], pre["input"], made["precision"])
+    return spec_from_info(made, chosen)

@@ -1,137 +1,40 @@
-"""Frame encoders: from uint8 RGB frames to one descriptor per frame.
-
-`ENCODERS` holds one entry per encoder; a further one is one function and one entry. `build_encoder` makes any of them.
-"""
+"""From a specification to an encoder that runs: backbone, weights, descriptor, tuning."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+import re
+from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from ...core.engine import Engine
 from ...core.errors import ReelkinError, UsageError
 from ..frames import Preprocessing, to_network_input
-from .imac import ResNetIMAC, fold_batch_norms
-from .scripted import checked_output, find_input, load_scripted
-from .torchvision_import import import_torchvision
-from .weights import RANDOM, Weights, file_weights, fill_with_random, load_state, published_weights
+from .backbones import RESNET50_V1, Backbone, load_backbone
+from .encoder import Encoder
+from .inflation import inflate
+from .networks import Architecture, Network, make_network
+from .scripted import find_input, load_scripted
+from .spec import VIDEO_NETWORKS, EncoderSpec, Window, parse_stages
+from .trained import find_encoder, load_encoder
+from .tuning import Tuned, check_pictures, tune
+from .weights import (
+    RANDOM,
+    Weights,
+    file_weights,
+    fill_with_random,
+    load_state,
+    published_weights,
+    read_state,
+    sha256_state,
+)
 
 log = logging.getLogger("reelkin.extract")
-
-Precision = Literal["float32", "bfloat16"]
-
-
-@dataclass(frozen=True)
-class EncoderSpec:
-    """Which encoder, and how it is set up; what is None follows the encoder's own convention.
-
-    Attributes:
-        name: a key of `ENCODERS`.
-        weights: "default" (published, ImageNet), "auto" (default if obtainable, else random), "random", or a file.
-        size: short side of the frames in pixels.
-        crop: side of the centre crop in pixels, 0 for the whole picture.
-        input: "uint8" or "imagenet"; None asks the file (TorchScript only).
-        precision: of the convolutions; descriptors are float32 in any case.
-    """
-
-    name: str
-    weights: str = "default"
-    size: int | None = None
-    crop: int | None = None
-    input: Literal["uint8", "imagenet"] | None = None
-    precision: Precision = "float32"
-
-    def __post_init__(self) -> None:
-        if self.name not in ENCODERS:
-            raise UsageError(f"--encoder {self.name!r} is unknown; choose from {', '.join(ENCODERS)}")
-        if ENCODERS[self.name].needs_file and self.weights in ("default", "auto", "random"):
-            raise UsageError(f"--encoder {self.name} needs --weights FILE (it is {self.weights!r})")
-
-
-@dataclass(frozen=True)
-class Window:
-    """How many sampled pictures a descriptor is made of, and how far apart windows begin; 1 and 1 for frame encoders."""
-
-    frames: int = 1
-    step: int = 1
-
-
-class Encoder:
-    """A network with its preprocessing.
-
-    Attributes:
-        dim: length of a descriptor.
-        preprocessing: size, crop and input range of its frames.
-        device: where it computes.
-        info: what store.json records; equal infos (without "weights_path") mean comparable descriptors.
-        window: of the pictures that a descriptor is made of.
-    """
-
-    window = Window()
-
-    def __init__(
-        self, module: nn.Module, dim: int, preprocessing: Preprocessing, device: torch.device, info: dict[str, Any]
-    ) -> None:
-        self.module = module
-        self.dim = dim
-        self.preprocessing = preprocessing
-        self.device = device
-        self.info = info
-        self._half = info["precision"] == "bfloat16"
-
-    def encode(self, frames: np.ndarray | Tensor) -> Tensor:
-        """Descriptors of equally large frames.
-
-        Args:
-            frames: uint8 [N, H, W, 3] RGB, scaled and cropped (see `decoding.geometry`); N may be 0.
-
-        Returns:
-            float32 [N, dim] on ``device``.
-        """
-        if len(frames) == 0:
-            return torch.zeros((0, self.dim), device=self.device)
-        with torch.inference_mode(), torch.autocast(self.device.type, torch.bfloat16, enabled=self._half):
-            output = self.module(to_network_input(frames, self.preprocessing.input, self.device))
-        return checked_output(output, len(frames), f"encoder {self.info['name']}")
-
-    def __call__(self, frames: np.ndarray | Sequence[np.ndarray]) -> np.ndarray:
-        """uint8 [N, H, W, 3], or a list of [H, W, 3] of any sizes -> float32 [N, dim]."""
-        if isinstance(frames, np.ndarray):
-            return self.encode(frames).cpu().numpy()
-        result = np.zeros((len(frames), self.dim), np.float32)
-        by_shape: dict[tuple[int, ...], list[int]] = {}
-        for index, frame in enumerate(frames):
-            by_shape.setdefault(frame.shape, []).append(index)
-        for rows in by_shape.values():
-            result[rows] = self(np.stack([frames[row] for row in rows]))
-        return result
-
-
-@dataclass(frozen=True)
-class EncoderKind:
-    """An entry of the registry.
-
-    Attributes:
-        summary: one line for --help.
-        dim: descriptor length; None when the file decides.
-        size, crop: default frame size.
-        needs_file: True when --weights must name a file.
-        build: makes the module, ready for inference.
-    """
-
-    summary: str
-    dim: int | None
-    size: int
-    crop: int
-    needs_file: bool
-    build: Callable[[EncoderSpec, torch.device, Engine | None], Encoder]
 
 
 def build_encoder(spec: EncoderSpec, device: torch.device | str = "cpu", engine: Engine | None = None) -> Encoder:
@@ -143,34 +46,179 @@ def build_encoder(spec: EncoderSpec, device: torch.device | str = "cpu", engine:
         engine: of a run with several ranks: one rank per machine downloads, and all take the same weights.
 
     Raises:
-        UsageError: the file or the sizes do not fit the encoder.
-        ReelkinError: published weights were demanded and cannot be had.
+        UsageError: the name, the file or the sizes do not fit.
+        ReelkinError: published weights were demanded and cannot be had, or a library is missing.
     """
-    return ENCODERS[spec.name].build(spec, torch.device(device), engine)
+    device = torch.device(device)
+    if spec.name == "torchscript":
+        return _build_scripted(spec, device, engine)
+    if spec.name == "run":
+        return _build_trained(spec, device)
+    return _build_published(spec, device, engine)
 
 
 def encoder_list() -> str:
-    """One line per encoder with its output dimension, for help texts."""
-    return "; ".join(f"{name}: {kind.summary}, D = {kind.dim or 'as in the file'}" for name, kind in ENCODERS.items())
+    """What --encoder takes and what each gives, for help texts."""
+    return (
+        "resnet50: torchvision ResNet-50 with iMAC over its four stages, as TCA uses it, D = 3840; torchvision:NAME "
+        "and timm:NAME: any classification network (torchvision:resnet18), D by --stages and --descriptor "
+        f"(head: the network's own); {', '.join(VIDEO_NETWORKS)}: 3-D ResNets over clips, D = 512; torchscript: any "
+        "TorchScript file given with --weights, D = as in the file; run: the folder of an encoder that was trained here"
+    )
 
 
-def _frame_size(spec: EncoderSpec) -> tuple[int, int]:
-    """Short side and crop: as asked, else the encoder's own; a smaller picture is not cropped further."""
-    kind = ENCODERS[spec.name]
-    size = kind.size if spec.size is None else spec.size
-    return size, min(kind.crop, size) if spec.crop is None else spec.crop
+def spec_from_info(info: Mapping[str, Any], weights: str) -> EncoderSpec:
+    """The specification behind an encoder's ``info``, as a store records it; ``weights`` names the file now."""
+    preprocessing = info["preprocessing"]
+    window = info.get("window") or {"frames": 1, "step": 1}
+    named = info["name"] not in ("torchscript", "run")
+    clips = info["name"] in VIDEO_NETWORKS
+    stages, head = info.get("stages"), info.get("descriptor") == "head"
+    return EncoderSpec(
+        info["name"],
+        weights,
+        preprocessing["short_side"],
+        preprocessing["crop"],
+        preprocessing["input"],
+        info["precision"],
+        stages=",".join(map(str, stages)) if named and stages and not head else None,
+        descriptor=info.get("descriptor") if named else None,
+        inflate=info.get("inflate", False),
+        clip_frames=window["frames"] if clips else None,
+        clip_step=window["step"] if clips else None,
+        compile=info.get("compile", False),
+        scaling=preprocessing.get("scaling", "area"),
+    )
 
 
-def _info(spec: EncoderSpec, dim: int, weights: Weights, preprocessing: Preprocessing) -> dict[str, Any]:
+def _build_published(spec: EncoderSpec, device: torch.device, engine: Engine | None) -> Encoder:
+    name = "torchvision:resnet50" if spec.name == "resnet50" else spec.name
+    if spec.input == "uint8":
+        raise UsageError(f"--input uint8 does not fit {spec.name}, whose weights expect normalised frames")
+    backbone = load_backbone(name)
+    size = 256 if spec.name == "resnet50" else backbone.size  # TCA's; the newest published weights have another
+    window = None
+    if backbone.is_video:
+        length = spec.clip_frames or 16
+        window = Window(length, spec.clip_step or length)
+    architecture = Architecture(
+        name,
+        spec.descriptor,
+        parse_stages(spec.stages),
+        preprocessing=_preprocessing(spec, size, backbone.crop, spec.input or backbone.input),
+        window=window,
+    )
+    network = make_network(architecture, backbone)
+    weights = _fill(spec, network, backbone, engine)
+    return _finished(spec, network, weights, device, engine)
+
+
+def _fill(spec: EncoderSpec, network: Network, backbone: Backbone, engine: Engine | None) -> Weights:
+    """Give the network its weights."""
+    url, prefix = backbone.url, backbone.sha256_prefix
+    if spec.name == "resnet50":
+        url, prefix = RESNET50_V1, "0676ba61"
+    if spec.inflate:
+        flat = load_backbone("torchvision:resnet18")
+        url, prefix = flat.url, flat.sha256_prefix
+    if spec.name.startswith("timm:") and spec.weights in ("default", "auto"):
+        return _fill_from_timm(spec, network, engine)
+    weights = _choose_weights(spec, url, prefix, engine)
+    if weights.path is None:
+        key = spec.name.rpartition(":")[2]
+        return Weights("random", None, fill_with_random(network.backbone, key))
+    state = read_state(weights.path)
+    if spec.inflate:
+        state = inflate(state, network.backbone, f"--weights {weights.path}")
+    if "densenet" in spec.name:  # published under names that Python attributes cannot have
+        state = {re.sub(r"(denselayer\d+\.(?:norm|relu|conv))\.(\d)", r"\1\2", key): x for key, x in state.items()}
+    classifier = [f"{network.unused}."] if network.unused else ["fc.", "head.fc.", "head.", "classifier."]
+    load_state(network.backbone, state, str(weights.path), unused=[*classifier, "aux1.", "aux2.", "AuxLogits."])
+    return weights
+
+
+def _fill_from_timm(spec: EncoderSpec, network: Network, engine: Engine | None) -> Weights:
+    def fetch() -> Weights:
+        published = load_backbone(spec.name, pretrained=True)
+        network.backbone.load_state_dict(published.module.state_dict())
+        tag = published.module.pretrained_cfg.get("tag") or "pretrained"  # type: ignore[union-attr, operator]
+        return Weights(f"timm {tag}", Path(), sha256_state(network.backbone))
+
+    weights = _one_rank_first(fetch, spec.weights == "auto", engine)
+    return weights or Weights("random", None, fill_with_random(network.backbone, spec.name.rpartition(":")[2]))
+
+
+def _build_trained(spec: EncoderSpec, device: torch.device) -> Encoder:
+    network, digest = load_encoder(spec.weights)
+    made, own = network.architecture, network.architecture.preprocessing
+    assert own is not None and made.window is not None  # make_network filled them in
+    if spec.input not in (None, own.input):
+        raise UsageError(f"--input {spec.input} does not fit {spec.weights}, which was trained on {own.input} frames")
+    clips = made.window.frames > 1
+    if (spec.clip_frames or spec.clip_step) and not clips:
+        raise UsageError(f"--clip-frames, --clip-step: the encoder in {spec.weights} takes single frames, not clips")
+    length = spec.clip_frames or made.window.frames
+    window = Window(length, spec.clip_step or (made.window.step if length == made.window.frames else length))
+    network.set_input(_preprocessing(spec, own.short_side, own.crop, own.input), window)
+    folder = find_encoder(spec.weights)
+    return _finished(spec, network, Weights(Path(spec.weights).resolve().name, folder, digest), device, None)
+
+
+def _preprocessing(spec: EncoderSpec, size: int, crop: int, kind: Any) -> Preprocessing:
+    """As asked, else the encoder's own; a smaller picture is not cropped further."""
+    side = spec.size or (size if spec.crop is None else max(size, spec.crop))
+    return Preprocessing(side, min(crop, side) if spec.crop is None else spec.crop, kind, spec.scaling)
+
+
+def _finished(
+    spec: EncoderSpec, network: Network, weights: Weights, device: torch.device, engine: Engine | None
+) -> Encoder:
+    made, preprocessing, window = network.architecture, network.architecture.preprocessing, network.architecture.window
+    assert preprocessing is not None and window is not None  # make_network filled them in
+    dim = network.dim
+    tuned = _tuned(spec, network.requires_grad_(False).to(device), preprocessing, window, device, engine)
+    choices = {
+        "architecture": made.name,
+        "descriptor": made.descriptor,
+        "stages": list(made.stages or ()),
+        "inflate": spec.inflate,
+    }
+    info = _info(spec, dim, weights, preprocessing, window, tuned) | choices
+    return Encoder(tuned, dim, preprocessing, device, info, window)
+
+
+def _tuned(
+    spec: EncoderSpec,
+    network: nn.Module,
+    preprocessing: Preprocessing,
+    window: Window,
+    device: torch.device,
+    engine: Engine | None,
+) -> Tuned:
+    side = preprocessing.crop or preprocessing.short_side
+    pictures = check_pictures(3 if window.frames > 1 else 4, side, side, window.frames)
+    example = to_network_input(pictures, preprocessing.input, device)
+    one_size = preprocessing.crop > 0
+    tuned = tune(network, example, spec.precision, one_size=one_size, compile=spec.compile)
+    if engine is not None and engine.agree(tuned.precision == "float32", "precision"):
+        tuned = tuned if tuned.precision == "float32" else tune(network, example, "float32", one_size=one_size)
+    return tuned
+
+
+def _info(
+    spec: EncoderSpec, dim: int, weights: Weights, preprocessing: Preprocessing, window: Window, tuned: Tuned
+) -> dict[str, Any]:
     return {
         "name": spec.name,
         "dim": dim,
         "weights": weights.name,
         "weights_sha256": weights.sha256,
         "random_weights": weights.random,
-        "weights_path": str(weights.path.resolve()) if weights.path else None,
-        "precision": spec.precision,
+        "weights_path": str(weights.path.resolve()) if weights.path and weights.path != Path() else None,
+        "precision": tuned.precision,
         "preprocessing": preprocessing.as_dict(),
+        "window": asdict(window),
+        "compile": spec.compile,
     }
 
 
@@ -179,12 +227,19 @@ def _choose_weights(spec: EncoderSpec, url: str, sha256_prefix: str, engine: Eng
         return _say_random("--weights random", engine)
     if spec.weights not in ("default", "auto"):
         return file_weights(Path(spec.weights))
-    failure: ReelkinError | None = None
-    # Ranks of one machine share the cache: the first one fills it while the others wait.
+    return _one_rank_first(lambda: published_weights(url, sha256_prefix), spec.weights == "auto", engine) or RANDOM
+
+
+def _one_rank_first(fetch: Any, may_fail: bool, engine: Engine | None) -> Weights | None:
+    """Fetch weights; None when that fails and may fail.
+
+    Ranks of one machine share the cache: the first one fills it while the others wait.
+    """
+    weights, failure = None, None
     for turn in (True, False):
         if engine is None or (engine.local_rank == 0) == turn:
             try:
-                weights = published_weights(url, sha256_prefix)
+                weights = fetch()
             except ReelkinError as error:
                 failure = error
         if engine is None:
@@ -193,9 +248,10 @@ def _choose_weights(spec: EncoderSpec, url: str, sha256_prefix: str, engine: Eng
     failed_anywhere = failure is not None if engine is None else engine.agree(failure is not None, "weights missing")
     if not failed_anywhere:
         return weights
-    if spec.weights == "default":
+    if not may_fail:
         raise failure or ReelkinError("another rank could not get the weights; its message says why")
-    return _say_random(str(failure or "another rank could not get the published weights"), engine)
+    _say_random(str(failure or "another rank could not get the published weights"), engine)
+    return None
 
 
 def _say_random(why: str, engine: Engine | None) -> Weights:
@@ -204,41 +260,17 @@ def _say_random(why: str, engine: Engine | None) -> Weights:
     return RANDOM
 
 
-RESNET50_URL = "https://download.pytorch.org/models/resnet50-0676ba61.pth"
-"""ImageNet weights IMAGENET1K_V1, which the published descriptors use; the name holds the SHA-256's first digits."""
-
-
-def _build_resnet50(spec: EncoderSpec, device: torch.device, engine: Engine | None) -> Encoder:
-    if spec.input == "uint8":
-        raise UsageError("--input uint8 does not fit resnet50, whose weights expect ImageNet-normalised frames")
-    preprocessing = Preprocessing(*_frame_size(spec), "imagenet")
-    resnet = import_torchvision().models.resnet50(weights=None)
-    weights = _choose_weights(spec, RESNET50_URL, "0676ba61", engine)
-    if weights.path is None:
-        weights = Weights("random", None, fill_with_random(resnet, "resnet50"))
-    else:
-        load_state(resnet, weights.path, unused="fc.")
-    module = fold_batch_norms(ResNetIMAC(resnet).eval()).requires_grad_(False)
-    module.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    return Encoder(module, 3840, preprocessing, device, _info(spec, 3840, weights, preprocessing))
-
-
 def _build_scripted(spec: EncoderSpec, device: torch.device, engine: Engine | None) -> Encoder:
-    size, crop = _frame_size(spec)
-    weights = file_weights(Path(spec.weights))
-    module = load_scripted(Path(spec.weights), device)
+    path = Path(spec.weights)
+    sizes = _preprocessing(spec, 256, 224, "uint8")
+    weights = file_weights(path)
+    module = load_scripted(path, device)
     found, dim = find_input(
-        module, Path(spec.weights), crop or size, (spec.input,) if spec.input else ("uint8", "imagenet"), device
+        module, path, sizes.crop or sizes.short_side, (spec.input,) if spec.input else ("uint8", "imagenet"), device
     )
-    preprocessing = Preprocessing(size, crop, found)
+    preprocessing = Preprocessing(sizes.short_side, sizes.crop, found, spec.scaling)
     if engine is None or engine.is_main:
         log.info("%s takes %s frames and gives %d numbers a frame", weights.name, found, dim)
-    return Encoder(module, dim, preprocessing, device, _info(spec, dim, weights, preprocessing))
-
-
-ENCODERS: dict[str, EncoderKind] = {
-    "resnet50": EncoderKind(
-        "torchvision ResNet-50 with iMAC over its four stages, as TCA uses it", 3840, 256, 224, False, _build_resnet50
-    ),
-    "torchscript": EncoderKind("any TorchScript file given with --weights", None, 256, 224, True, _build_scripted),
-}
+    tuned = _tuned(spec, module, preprocessing, Window(), device, engine)
+    info = _info(spec, dim, weights, preprocessing, Window(), tuned)
+    return Encoder(tuned, dim, preprocessing, device, info, Window())

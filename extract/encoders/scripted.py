@@ -47,7 +47,7 @@ def find_input(
         The first input kind that works, and the output's dimension.
 
     Raises:
-        UsageError: no input kind works, or the output is not [N, D] float.
+        UsageError: no input kind works, or the output is not [N, D] float, or not finite.
     """
     frames = torch.randint(0, 256, (2, side, side, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     refusals = []
@@ -58,7 +58,12 @@ def find_input(
         except Exception as error:  # the file's own code may raise anything
             refusals.append(f"{kind}: {_last_line(error)}")
             continue
-        return kind, checked_output(output, 2, str(path)).shape[1]
+        found = checked_output(output, 2, f"--weights {path}")
+        if not torch.isfinite(found).all():
+            raise UsageError(
+                f"--weights {path} gives values that are not finite for frames of noise ({kind}); is it whole?"
+            )
+        return kind, found.shape[1]
     raise UsageError(
         f"--weights {path} takes frames of {side} x {side} in no known form ({'; '.join(refusals)}). The file must "
         "take [N, 3, H, W], uint8 or ImageNet-normalised float32; try another --size or --crop"

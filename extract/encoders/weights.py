@@ -10,6 +10,7 @@ import http.client
 import logging
 import urllib.error
 import urllib.request
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -115,6 +116,8 @@ def read_state(path: Path) -> dict[str, Tensor]:
             state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # a foreign file makes the readers raise nearly anything
         first_line = next(iter(str(error).splitlines()), type(error).__name__)
+        if _is_web_page(path):
+            first_line = "it is a web page: the download gave an error or a login page instead of the file"
         raise UsageError(
             f"--weights {path} holds no state dict of tensors ({first_line}); expected .safetensors or a .pth written "
             "by torch.save(model.state_dict(), ...). A TorchScript file goes with --encoder torchscript"
@@ -129,51 +132,67 @@ def read_state(path: Path) -> dict[str, Tensor]:
     return state
 
 
-def load_state(module: nn.Module, path: Path, *, unused: str) -> None:
-    """Load a file into ``module``.
+def _is_web_page(path: Path) -> bool:
+    with open(path, "rb") as file:
+        return file.read(512).lstrip().lower().startswith((b"<!doctype", b"<html", b"<?xml"))
+
+
+def load_state(module: nn.Module, state: dict[str, Tensor], where: str, *, unused: Sequence[str]) -> None:
+    """Put a state dict into ``module``, wholly or not at all.
 
     Args:
-        unused: prefix of parameters that may be missing (the classifier, which no descriptor uses).
+        where: the file, named in errors.
+        unused: prefixes of parameters that may be missing, superfluous or of another shape (classifiers, which no
+            descriptor uses).
 
     Raises:
-        UsageError: names or shapes differ; the message counts them and names the first.
+        UsageError: names or shapes differ, or a value is not finite; the message counts them and names the first.
     """
-    state = read_state(path)
     own = module.state_dict()
-    missing = [name for name in own if name not in state and not name.startswith(unused)]
-    missing = [name for name in missing if not name.endswith("num_batches_tracked")]
+    state = {name: value for name, value in state.items() if not name.startswith(tuple(unused))}
+    needed = {name for name in own if not name.startswith(tuple(unused)) and not name.endswith("num_batches_tracked")}
+    missing = sorted(needed - set(state))
     extra = [name for name in state if name not in own]
     shapes = [
-        f"{name} is {tuple(state[name].shape)} and should be {tuple(own[name].shape)}"
-        for name in own
-        if name in state and not name.startswith(unused) and state[name].shape != own[name].shape
+        f"{name} is {tuple(value.shape)} and should be {tuple(own[name].shape)}"
+        for name, value in state.items()
+        if name in own and value.shape != own[name].shape
     ]
     if missing or extra or shapes:
         first = shapes[0] if shapes else f"missing {missing[0]}" if missing else f"unknown {extra[0]}"
         raise UsageError(
-            f"--weights {path} does not fit this encoder: {len(missing)} tensors missing, {len(extra)} unknown, "
+            f"--weights {where} does not fit this encoder: {len(missing)} tensors missing, {len(extra)} unknown, "
             f"{len(shapes)} of another shape ({first})"
         )
-    module.load_state_dict({name: value for name, value in state.items() if not name.startswith(unused)}, strict=False)
+    broken = [name for name, value in state.items() if value.is_floating_point() and not torch.isfinite(value).all()]
+    if broken:
+        raise UsageError(f"--weights {where}: {len(broken)} tensors hold values that are not finite, first {broken[0]}")
+    module.load_state_dict(state, strict=False)
 
 
 def fill_with_random(module: nn.Module, name: str) -> str:
-    """Fill a convolutional network with numbers that depend on ``name`` only: the same on every machine.
+    """Fill a network with numbers that depend on ``name`` only: the same on every machine.
 
-    Convolutions and linear layers get Kaiming-normal weights (fan out) and zero biases; batch norms stay the identity.
+    Convolutions and linear layers get Kaiming-normal weights (fan out) and zero biases; normalisations stay the
+    identity; what else is drawn at random by its library (tokens, positions) gets a normal of deviation 0.02.
 
     Returns:
         SHA-256 of the resulting state.
     """
     with torch.no_grad():
         for path, child in module.named_modules():
-            if isinstance(child, (nn.Conv2d, nn.Conv3d, nn.Linear)):
+            if isinstance(child, (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear)):
                 shape = tuple(child.weight.shape)
                 fan_out = shape[0] * int(np.prod(shape[2:]))
                 draw = generator("random-weights", name, path).standard_normal(shape, dtype=np.float32)
                 child.weight.copy_(torch.from_numpy(draw * np.float32(np.sqrt(2.0 / fan_out))))
                 if child.bias is not None:
                     child.bias.zero_()
+                continue
+            for own, parameter in child.named_parameters(recurse=False):
+                if parameter.numel() > 1 and bool((parameter != parameter.flatten()[0]).any()):
+                    other = generator("random-weights", name, path, own).standard_normal(tuple(parameter.shape))
+                    parameter.copy_(torch.from_numpy(other * 0.02))
     return sha256_state(module)
 
 

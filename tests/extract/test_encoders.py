@@ -18,7 +18,7 @@ from reelkin.core.files import sha256_file
 from reelkin.extract.decoding.geometry import Geometry
 from reelkin.extract.encoders import EncoderSpec, build_encoder, encoder_list
 from reelkin.extract.encoders import weights as weights_module
-from reelkin.extract.encoders.imac import fold_batch_norms, imac
+from reelkin.extract.encoders.descriptors import imac
 from reelkin.extract.encoders.torchvision_import import import_torchvision
 from reelkin.extract.encoders.weights import fill_with_random
 from reelkin.extract.frames import Preprocessing, to_network_input
@@ -114,7 +114,7 @@ def test_imac_equals_the_formula_in_numpy() -> None:
 def test_resnet50_is_imac_over_the_four_stages_of_torchvisions_network(resnet50_file: Path) -> None:
     """Independent path: forward hooks on the unfolded torchvision model, the formula in float64 numpy."""
     frames = random_frames()
-    encoder = build_encoder(EncoderSpec("resnet50", str(resnet50_file)))
+    encoder = build_encoder(EncoderSpec("resnet50", str(resnet50_file), size=64, precision="float32"))
     resnet = lively_resnet50()
     maps: list[Tensor] = []
     for number in (1, 2, 3, 4):
@@ -133,46 +133,29 @@ def test_resnet50_is_imac_over_the_four_stages_of_torchvisions_network(resnet50_
     np.testing.assert_allclose(found, expected, atol=1e-4)
 
 
-def test_folding_batch_norms_leaves_the_output_and_removes_them() -> None:
-    resnet = lively_resnet50()
-    x = torch.from_numpy(random_frames(2).transpose(0, 3, 1, 2).copy()).float() / 128 - 1
-    with torch.no_grad():
-        before = resnet(x)
-        after = fold_batch_norms(resnet)(x)
-    assert not any(isinstance(module, nn.BatchNorm2d) for module in resnet.modules())
-    assert torch.nn.functional.cosine_similarity(before, after).min() > 0.99999
-    with pytest.raises(ValueError, match="evaluation mode"):
-        fold_batch_norms(nn.Sequential(nn.Conv2d(3, 3, 1), nn.BatchNorm2d(3)).train())
-
-
-def test_bfloat16_stays_close_and_returns_float32(resnet50_file: Path) -> None:
-    frames = random_frames()
-    full = build_encoder(EncoderSpec("resnet50", str(resnet50_file)))(frames)
-    half = build_encoder(EncoderSpec("resnet50", str(resnet50_file), precision="bfloat16"))
-    found = half(frames)
-    assert found.dtype == np.float32 and half.info["precision"] == "bfloat16"
-    cosine = (found * full).sum(axis=1) / (np.linalg.norm(found, axis=1) * np.linalg.norm(full, axis=1))
-    assert 0.99 < cosine.min() < 1
-
-
 def test_weights_file_is_recorded_with_its_hash_in_both_formats(resnet50_file: Path, tmp_path: Path) -> None:
     state = torch.load(resnet50_file, weights_only=True)
     other = tmp_path / "resnet50.safetensors"
     safetensors.torch.save_file({f"module.{name}": value for name, value in state.items() if "fc" not in name}, other)
-    first, second = (build_encoder(EncoderSpec("resnet50", str(path))) for path in (resnet50_file, other))
+    first, second = (build_encoder(EncoderSpec("resnet50", str(path), 256, 64)) for path in (resnet50_file, other))
     np.testing.assert_array_equal(first(random_frames()), second(random_frames()))
     assert first.info["weights_sha256"] == sha256_file(resnet50_file)
     assert second.info["weights"] == "resnet50.safetensors" and not second.info["random_weights"]
-    assert first.info["preprocessing"] == {"short_side": 256, "crop": 224, "input": "imagenet"}
+    assert first.info["preprocessing"] == {
+        "short_side": 256,
+        "crop": 64,
+        "input": "imagenet",
+        "scaling": "area",
+    }
 
 
 def test_random_weights_are_fixed_and_said_aloud(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.WARNING, "reelkin.extract"):
-        encoder = build_encoder(EncoderSpec("resnet50", "random"))
+        encoder = build_encoder(EncoderSpec("resnet50", "random", 64))
     assert "RANDOM WEIGHTS" in caplog.text
     assert encoder.info["random_weights"] and encoder.info["weights_path"] is None
     torch.manual_seed(99)  # the process's generator must not matter
-    again = build_encoder(EncoderSpec("resnet50", "random"))
+    again = build_encoder(EncoderSpec("resnet50", "random", 64))
     assert again.info["weights_sha256"] == encoder.info["weights_sha256"] != ""
     frames = random_frames()
     np.testing.assert_array_equal(again(frames), encoder(frames))
@@ -192,7 +175,7 @@ def test_weights_that_cannot_be_had_fail_clearly_or_fall_back_clearly(
     with pytest.raises(ReelkinError, match=r"cannot be downloaded \(no network\).*--weights random"):
         build_encoder(EncoderSpec("resnet50", "default"))
     with caplog.at_level(logging.WARNING, "reelkin.extract"):
-        assert build_encoder(EncoderSpec("resnet50", "auto")).info["random_weights"]
+        assert build_encoder(EncoderSpec("resnet50", "auto", 64)).info["random_weights"]
     assert "RANDOM WEIGHTS" in caplog.text and "no network" in caplog.text
 
 
@@ -239,7 +222,7 @@ def test_unknown_names_and_missing_files_are_usage_errors() -> None:
 @pytest.mark.parametrize("module,kind,dim", [(TinyUint8(), "uint8", 6), (TinyFloat(), "imagenet", 5)])
 def test_a_torchscript_file_is_asked_what_it_takes(module: nn.Module, kind: str, dim: int, tmp_path: Path) -> None:
     path = scripted(module, tmp_path / "tiny.pt")
-    encoder = build_encoder(EncoderSpec("torchscript", str(path)))
+    encoder = build_encoder(EncoderSpec("torchscript", str(path), 64, 64, precision="float32"))
     frames = random_frames(4, 40, 60)
     assert encoder.dim == dim and encoder.preprocessing.input == kind
     assert encoder.info["weights_sha256"] == sha256_file(path)
@@ -277,7 +260,7 @@ def test_crops_are_centred_and_wide_pictures_bounded() -> None:
 @pytest.mark.skipif(not PUBLISHED.exists(), reason="the encoder file is not part of the repository")
 def test_a_real_torchscript_encoder_gives_unit_descriptors() -> None:
     torch.set_num_threads(1)
-    encoder = build_encoder(EncoderSpec("torchscript", str(PUBLISHED)))
+    encoder = build_encoder(EncoderSpec("torchscript", str(PUBLISHED), 96, 96))
     assert encoder.dim == 1432 and encoder.preprocessing.input == "uint8"
     found = encoder(random_frames(2, 96, 128))
     np.testing.assert_allclose(np.linalg.norm(found, axis=1), 1, atol=1e-5)
