@@ -113,10 +113,12 @@ def make_network(architecture: Architecture, backbone: Backbone | None = None) -
     window = architecture.window or (Window(16, 16) if backbone.is_video else Window())
     if backbone.is_video != (window.frames > 1) and not backbone.is_video:
         raise UsageError(f"{architecture.name} takes single frames, not windows of {window.frames}")
+    stages, unused, head = _survey(backbone, _blank(backbone, window, backbone.crop, backbone.crop))
     side = preprocessing.crop or preprocessing.short_side
-    shape = (1, window.frames, side, side, 3) if backbone.is_video else (1, side, side, 3)
-    x = to_network_input(torch.zeros(shape, dtype=torch.uint8), preprocessing.input, torch.device("cpu"))
-    stages, unused, head = _survey(backbone, x, architecture.name)
+    if side != backbone.crop or not preprocessing.crop:
+        _check_size(
+            backbone, _blank(backbone, window, side, side if preprocessing.crop else 3 * side // 2), architecture
+        )
     descriptor = architecture.descriptor or ("imac" if stages and not backbone.is_video else "head")
     numbers = architecture.stages
     if descriptor == "head":
@@ -164,23 +166,33 @@ def _outputs(body: nn.Module, names: list[str]) -> Iterator[dict[str, Tensor]]:
             handle.remove()
 
 
-def _survey(backbone: Backbone, x: Tensor, name: str) -> tuple[list[Stage], str, int]:
+def _blank(backbone: Backbone, window: Window, height: int, width: int) -> Tensor:
+    shape = (1, window.frames, height, width, 3) if backbone.is_video else (1, height, width, 3)
+    return to_network_input(torch.zeros(shape, dtype=torch.uint8), backbone.input, torch.device("cpu"))
+
+
+def _check_size(backbone: Backbone, x: Tensor, architecture: Architecture) -> None:
+    try:
+        with torch.inference_mode():
+            backbone.module(x)
+    except Exception as error:  # each network has its own way of refusing a size
+        raise UsageError(
+            f"{architecture.name} cannot take pictures of {x.shape[-2]} x {x.shape[-1]} pixels "
+            f"({(str(error).strip().splitlines() or [''])[0][:200]}); its own convention is --size {backbone.size} "
+            f"--crop {backbone.crop}"
+        ) from error
+
+
+def _survey(backbone: Backbone, x: Tensor) -> tuple[list[Stage], str, int]:
     """Stages, name of the classifying layer ("" if none), length of the embedding before it."""
     body = backbone.module
     units = [
         each for each, module in _units(body) if not isinstance(module, nn.AdaptiveAvgPool2d | nn.AdaptiveAvgPool3d)
     ]
     layers = [each for each, module in body.named_modules() if isinstance(module, nn.Linear | nn.Conv2d)]
-    try:
-        with torch.inference_mode(), _outputs(body, [*units, *layers]) as outputs, warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            output = body(x)
-    except Exception as error:  # each network has its own way of refusing a size
-        raise UsageError(
-            f"{name} cannot take pictures of {x.shape[-2]} x {x.shape[-1]} pixels "
-            f"({str(error).strip().splitlines()[:1]}); its own convention is --size {backbone.size} "
-            f"--crop {backbone.crop}"
-        ) from error
+    with torch.inference_mode(), _outputs(body, [*units, *layers]) as outputs, warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        output = body(x)
     unused = next(reversed([each for each in outputs if each in layers]), "") if backbone.has_classifier else ""
     layer: Any = body.get_submodule(unused) if unused else None
     head = layer.in_features if isinstance(layer, nn.Linear) else layer.in_channels if layer else output.shape[1]
