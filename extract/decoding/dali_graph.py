@@ -185,12 +185,13 @@ def _build(device: Device, settings: dict[str, Any]) -> Any:
             build_index=True,
             affine=False,  # several processes would be pinned to the same cores
         )
-        # As PyAV does here: averaging when shrinking, bicubic when enlarging.
+        # What comes nearest to PyAV's averaging when shrinking, and its bicubic when enlarging: four real clips shrunk
+        # to 256 differ by 0.15 to 0.20 of 255 on average, with the usual triangle by 0.17 to 0.33.
         scaled = fn.resize(
             decoded,
             size=size,
             antialias=True,
-            min_filter=dali.types.INTERP_LINEAR,
+            min_filter=dali.types.INTERP_GAUSSIAN,
             mag_filter=dali.types.INTERP_CUBIC,
         )
         pictures = fn.coord_transform(scaled, M=colours, dtype=dali.types.UINT8)
