@@ -59,6 +59,10 @@ class _Request:
     def answer(self, budget: Budget) -> None:
         batches = list(form_batches([self._need(number) for number in range(len(self._clips))], budget))
         left = [sum(part.clip == number for batch in batches for part in batch) for number in range(len(self._clips))]
+        # At once: whoever takes the pictures waits for them, and no room would ever come free for those of later clips.
+        for number, clip in enumerate(self._clips):
+            if not len(clip.indices) and number not in self._failed:
+                self._out.say(sample=number, whole=True)
         # DALI decodes the next batch while the pictures of this one are copied out.
         with ThreadPoolExecutor(1, "reelkin-dali") as ahead:
             upcoming: Future[_Decoded] | None = None
@@ -68,9 +72,6 @@ class _Request:
                 for part, pictures in decoded:
                     left[part.clip] -= 1
                     self._send(part, pictures, not left[part.clip])
-        for number, clip in enumerate(self._clips):
-            if not len(clip.indices) and number not in self._failed:
-                self._out.say(sample=number, whole=True)
 
     def _need(self, number: int) -> Need:
         clip = self._clips[number]

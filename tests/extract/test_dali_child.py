@@ -204,9 +204,15 @@ def test_pictures_that_fill_the_memory_several_times_wait_for_room(tmp_path: Pat
 
 def test_a_clip_without_samples_is_whole_at_once(tmp_path: Path, child: Worker) -> None:
     path = made(tmp_path, "a.webm")
-    none = request(path, indices=np.zeros(0, np.int64), times=np.zeros(0))
-    empty, usual = ask(child, [none, request(path)])
-    assert empty.whole and not len(empty.frames) and len(usual.frames) == 20
+    none = dataclasses.replace(request(path), indices=np.zeros(0, np.int64), times=np.zeros(0))
+    child.send({"number": 3, "seconds": 60, "samples": [made.as_dict() for made in (request(path), none)]})
+    messages = [child.receive() or {}]
+    while "end" not in messages[-1]:
+        messages.append(child.receive() or {})
+        if "chunk" in messages[-1]:
+            child.arena.give_back()
+    assert messages[0] == {"sample": 1, "whole": True, "number": 3}  # before room is needed for another clip
+    assert messages[-2] == {"sample": 0, "whole": True, "number": 3}
     assert ask(child, []) == []
 
 
