@@ -120,10 +120,12 @@ class Describer:
                 dali=dali,
             )
         )
-        self._batcher: Batcher[_Attempt] = Batcher(
-            max(1, batch_frames // encoder.window.frames), pinned=encoder.device.type == "cuda"
-        )
+        self._batcher = self._new_batcher()
         self._flight: tuple[Batch[_Attempt], Tensor] | None = None
+
+    def _new_batcher(self) -> Batcher[_Attempt]:
+        size = max(1, self.batch_frames // self.encoder.window.frames)
+        return Batcher(size, pinned=self.encoder.device.type == "cuda")
 
     @property
     def dim(self) -> int:
@@ -143,6 +145,7 @@ class Describer:
         """
         clips: deque[_Open] = deque()
         window = self.encoder.window
+        self._batcher, self._flight = self._new_batcher(), None  # a call that was given up leaves nothing to this one
         for source, item in self.pool.decode(sources, pick):
             if not clips or clips[-1].end is not None:
                 if clips and clips[-1].source.group != source.group:

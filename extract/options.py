@@ -171,6 +171,8 @@ class ExtractConfig(ExtractionOptions):
         super().__post_init__()
         if (self.shards is None) == (not self.videos):
             raise UsageError("shards, videos: give one of them: --shards FOLDER or --videos FOLDER")
+        if self.videos and self.dry_run:
+            raise UsageError("dry_run: needs --shards; for raw videos, shards/build.py --dry-run says what they take")
         if not 0 <= self.max_reject_share <= 1:
             raise UsageError(f"max_reject_share: {self.max_reject_share} is not a share; write 0.05 for 5 %")
         if self.components is not None and (not self.videos or self.pca is not None or self.components < 1):

@@ -19,16 +19,17 @@ import numpy as np
 
 from ..core.alone import alone_in
 from ..core.engine import Engine
-from ..core.errors import DataError, ReelkinError
+from ..core.errors import DataError, Reason, ReelkinError
 from ..core.files import publishing, remove_partials, sha256_file
 from ..core.progress import Progress
-from ..shards.manifest import OK, VideoRow
+from ..shards.manifest import OK, REJECTED, VideoRow
 from ..shards.reader import ShardSet
 from .blocks import map_block
 from .claims import Account, Claims, open_claims, total
 from .decoding.tasks import Source
 from .describe import Described, Describer, join_clips
 from .records import Record, read_record, record_path, refuse_other_store, refuse_others, settings_of
+from .removed import DETAIL, read_removed
 from .store import Block, FeatureStore, StoreRow, publish_store, write_block
 from .work import Piece, list_work
 
@@ -63,8 +64,14 @@ class Job:
 
     @property
     def videos(self) -> list[VideoRow]:
-        """The rows that the store is about."""
-        return self.shards.videos[: self.limit]
+        """The rows that the store is about. Videos that were taken out of the store count as rejected."""
+        removed = read_removed(self.output)
+        return [
+            replace(video, status=REJECTED, reason=Reason.REMOVED.value, detail=DETAIL)
+            if video.video_id in removed
+            else video
+            for video in self.shards.videos[: self.limit]
+        ]
 
 
 def extract_store(job: Job, describer: Describer, engine: Engine) -> FeatureStore:
@@ -137,8 +144,9 @@ class _Making:
     """A piece in the making.
 
     Attributes:
-        kept: rows, features and times that an earlier block had.
+        kept: rows, features and times of the videos that are done; at first those that an earlier block had.
         waiting: clips of each other video that are not described yet.
+        found: what was described of these videos.
     """
 
     piece: Piece
@@ -146,12 +154,14 @@ class _Making:
     waiting: dict[str, int]
     found: dict[str, Described] = field(default_factory=dict)
 
+    def __post_init__(self) -> None:
+        self.videos = {video.video_id: video for video in self.piece.videos}
+        self._home = {row.key: name for name, rows in self.piece.clips.items() for row in rows}
+
     def take(self, described: Described) -> str | None:
         """A further clip; the id of its video when that is complete."""
         self.found[described.source.key] = described
-        video_id = next(
-            name for name, rows in self.piece.clips.items() if any(row.key == described.source.key for row in rows)
-        )
+        video_id = self._home[described.source.key]
         self.waiting[video_id] -= 1
         if self.waiting[video_id]:
             return None
@@ -168,7 +178,7 @@ class _Share:
         self._job, self._settings, self._describer, self._claims = job, settings, describer, claims
         self._engine = engine
         self._making: dict[int, _Making] = {}
-        self._complete: deque[_Making] = deque()  # pieces of which nothing had to be decoded
+        self._begun: deque[_Making] = deque()  # by the decoder's thread, and not seen by this one
         self._frames = 0
 
     def work(self, todo: Sequence[Piece]) -> None:
@@ -177,27 +187,27 @@ class _Share:
         videos, size = sum(len(piece.videos) for piece in todo), sum(piece.bytes for piece in todo)
         with Progress(videos, "videos", label, self._engine.is_main, size, more=self._news) as progress:
             for described in self._describer.describe(self._sources()):
+                self._begin(progress)
                 making = self._making[described.source.group]
                 video_id = making.take(described)
                 if video_id is not None:
                     self._count(progress, making, video_id)
                 if not making.waiting:
                     self._write(self._making.pop(described.source.group))
-                self._write_complete(progress)
-            self._write_complete(progress)
+            self._begin(progress)
 
     def _sources(self) -> Iterator[Source]:
         """Clips to decode, of one claimed piece after the other. Runs in the decoder's thread."""
         for group, piece in enumerate(self._claims.take()):
             kept = {} if self._job.rebuild else self._kept(piece)
             waiting = {name: len(rows) for name, rows in piece.clips.items() if name not in kept}
+            missing = frozenset(waiting)
             making = _Making(piece, kept, waiting)
-            if not waiting:
-                self._complete.append(making)
-                continue
-            self._making[group] = making
+            if missing:
+                self._making[group] = making
+            self._begun.append(making)
             for video_id, source in piece.sources(self._job.shards.folder, group):
-                if video_id not in kept:
+                if video_id in missing:
                     yield source
 
     def _kept(self, piece: Piece) -> dict[str, tuple[StoreRow, np.ndarray, np.ndarray]]:
@@ -221,9 +231,7 @@ class _Share:
 
     def _count(self, progress: Progress, making: _Making, video_id: str) -> None:
         """Put a video's clips together: from now on it has features, or a reason why not."""
-        piece = making.piece
-        video = next(video for video in piece.videos if video.video_id == video_id)
-        clips = piece.clips[video_id]
+        video, clips = making.videos[video_id], making.piece.clips[video_id]
         parts = [making.found.pop(clip.key) for clip in clips]
         row = StoreRow(video_id, duration_seconds=video.duration_seconds, decoder=_decoders(parts))
         try:
@@ -242,11 +250,14 @@ class _Share:
             note=f"{note}, {waited:.0%} waiting for decoding",
         )
 
-    def _write_complete(self, progress: Progress) -> None:
-        while self._complete:
-            making = self._complete.popleft()
-            progress.skip(len(making.piece.videos), making.piece.bytes)
-            self._write(making)
+    def _begin(self, progress: Progress) -> None:
+        """Count what pieces that were begun have from earlier blocks; write those of which nothing is left to do."""
+        while self._begun:
+            making = self._begun.popleft()
+            kept = [clip.bytes for name in making.kept for clip in making.piece.clips[name]]
+            progress.skip(len(making.kept), sum(kept))
+            if not making.waiting:
+                self._write(making)
 
     def _write(self, making: _Making) -> None:
         """Publish a block and its record."""

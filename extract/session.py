@@ -63,8 +63,6 @@ def run_extract(config: ExtractConfig) -> int:
         began = time.monotonic()
         with _describer(config, engine, PCA.load(config.pca) if config.pca else None) as describer:
             if config.shards is None:
-                if config.dry_run:
-                    return _say(engine, "--dry-run needs shards: build them first with shards/build.py", ExitCode.USAGE)
                 store = extract_raw(config, describer, engine)
             else:
                 shards = ShardSet.open(config.shards)

@@ -20,7 +20,7 @@ from reelkin.extract.pca import PCA
 from reelkin.extract.queries import extract_videos
 from reelkin.extract.store import FeatureStore
 from reelkin.shards.reader import ShardSet
-from reelkin.tests.extract.conftest import NAMES
+from reelkin.tests.extract.conftest import NAMES, make_shards
 
 ROOT = Path(__file__).resolve().parents[2]
 BIN = Path(sys.executable).parent
@@ -87,6 +87,32 @@ def test_a_run_ends_with_counts_and_rejects_over_the_budget_with_3(
     assert "17% rejected, over --max-reject-share 10%" in told
     assert run.main([*flags, "--fps", "1"]) == ExitCode.USAGE
     assert "pass --rebuild" in capfd.readouterr().err
+
+
+def test_one_command_goes_from_raw_videos_to_pca_features(
+    video_folder: Path, tiny_file: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """It gives what shards, extraction, PCA and its application give one by one; a second run does nothing anew."""
+    encoder = ["--encoder", "torchscript", "--weights", str(tiny_file), "--size", "48", "--crop", "40", "--fps", "2"]
+    flags = ["--videos", str(video_folder), *encoder, "--components", "4", "--output", str(tmp_path / "store")]
+    assert run.main(flags) == ExitCode.OK
+    assert "5 videos, 40 frames of 4 dimensions; 1 rejected" in capfd.readouterr().out
+    shards = make_shards(video_folder, tmp_path / "shards")
+    steps = ["--shards", str(shards.folder), *encoder, "--output", str(tmp_path / "frames")]
+    assert run.main(steps) == ExitCode.OK
+    pca = tmp_path / "pca.safetensors"
+    fit = ["--features", str(tmp_path / "frames"), "--components", "4", "--output", str(pca)]
+    assert fit_pca.main(fit) == ExitCode.OK
+    store = FeatureStore.open(tmp_path / "store")
+    for name in NAMES:
+        expected = PCA.load(pca).apply(FeatureStore.open(tmp_path / "frames").features(name).astype(np.float32))
+        np.testing.assert_allclose(store.features(name), expected, atol=2e-3)
+    before = sorted((path.name, path.stat().st_mtime_ns) for path in (tmp_path / "store.work/features").glob("*.safe*"))
+    capfd.readouterr()
+    assert run.main(flags) == ExitCode.OK
+    assert "encoded now: 0 frames" in capfd.readouterr().out
+    after = sorted((path.name, path.stat().st_mtime_ns) for path in (tmp_path / "store.work/features").glob("*.safe*"))
+    assert after == before
 
 
 def test_random_weights_are_named_in_the_last_lines_and_the_store(
