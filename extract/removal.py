@@ -193,7 +193,10 @@ def _rewrite_record(folder: Path, record: dict[str, Any], entry: Block, wanted: 
         else {**asdict(row), "row": next(number) if row.status == "ok" else -1}
         for row in old
     ]
-    publish_json(folder / f"{Path(entry.name).stem}.json", {**record, "block": asdict(entry), "rows": rows})
+    gone = {row.video_id for row in old if row.video_id in wanted}
+    made_from = {key: value for key, value in (record.get("made_from") or {}).items() if key not in gone}
+    changed = {**record, "made_from": made_from, "block": asdict(entry), "rows": rows}
+    publish_json(folder / f"{Path(entry.name).stem}.json", changed)
 
 
 def _without(manifest: pa.Table, wanted: Collection[str]) -> pa.Table:

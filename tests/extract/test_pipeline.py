@@ -23,6 +23,7 @@ from reelkin.extract.encoders import EncoderSpec, build_encoder
 from reelkin.extract.pca import PCA, fit_pca
 from reelkin.extract.queries import describer_of, extract_videos
 from reelkin.extract.reduction import draw_frames, fit_on_shards, fit_on_store
+from reelkin.extract.removal import remove
 from reelkin.extract.store import FeatureStore
 from reelkin.extract.work import list_work
 from reelkin.shards.manifest import ClipRow, VideoRow
@@ -373,3 +374,24 @@ def test_applying_a_pca_to_a_store_equals_extracting_with_it(
     two = apply_to_store(raw, path, tmp_path / "two", engine, limit=2)
     np.testing.assert_array_equal(two.features("b"), reduced.features("b"))
     assert two.video_ids == ["a", "b"]
+
+
+@pytest.mark.parametrize("rebuild", [False, True])
+def test_videos_taken_out_of_the_store_stay_out_and_nothing_is_done_again(
+    rebuild: bool, shards: ShardSet, tmp_path: Path, tiny: MakeDescriber, engine: Engine
+) -> None:
+    store = extract(shards, tmp_path / "store", tiny(), engine)
+    kept = {name: store.features(name) for name in NAMES if name not in ("b", "e")}
+    remove(tmp_path / "store", ["b", "e"])
+    describer = tiny()
+    again = extract(shards, tmp_path / "store", describer, engine, rebuild=rebuild)
+    again.verify()
+    assert again.video_ids == list(kept)
+    assert {row.video_id: row.reason for row in again.rejects} == {
+        "b": "removed",
+        "e": "removed",
+        "text": "not-a-video",
+    }
+    assert rebuild or describer.frames_encoded == 0
+    for name, features in kept.items():
+        np.testing.assert_allclose(again.features(name), features, atol=1e-3)
