@@ -18,12 +18,12 @@ import time
 from pathlib import Path
 
 import numpy as np
+from clips import make_clip
 
 from reelkin.extract.decoding.tasks import Chunk, Source
 from reelkin.extract.describe import Describer, use_share_of_cores
 from reelkin.extract.encoders import EncoderSpec, build_encoder
 from reelkin.shards.video.sampling import Sampling
-from reelkin.tests.helpers import videos as made
 
 
 def clips(folder: Path, videos: Path | None, count: int) -> list[Path]:
@@ -31,9 +31,7 @@ def clips(folder: Path, videos: Path | None, count: int) -> list[Path]:
     if videos is None:
         originals = []
         for seed in range(3):
-            path = folder / f"{seed}.mp4"
-            made.make_video(path, seconds=20, fps=25, size=(854, 480), pattern="noise", seed=seed, gop=100)
-            originals.append(path)
+            originals.append(make_clip(folder / f"{seed}.mp4", seconds=20, seed=seed))
     else:
         originals = sorted(path for path in videos.iterdir() if path.suffix in (".mp4", ".mkv", ".webm", ".mov"))
     return [originals[number % len(originals)] for number in range(count)]
