@@ -5,12 +5,12 @@ from __future__ import annotations
 import logging
 import re
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from ...core.engine import Engine
 from ...core.errors import ReelkinError, UsageError
@@ -50,11 +50,57 @@ def build_encoder(spec: EncoderSpec, device: torch.device | str = "cpu", engine:
         ReelkinError: published weights were demanded and cannot be had, or a library is missing.
     """
     device = torch.device(device)
+    raw = prepare(spec, device, engine)
+    tuned = _tuned(spec, raw, device, engine)
+    info = {
+        "name": spec.name,
+        "dim": raw.dim,
+        "weights": raw.weights.name,
+        "weights_sha256": raw.weights.sha256,
+        "random_weights": raw.weights.random,
+        "weights_path": str(raw.weights.path.resolve()) if raw.weights.path and raw.weights.path != Path() else None,
+        "precision": tuned.precision,
+        "preprocessing": raw.preprocessing.as_dict(),
+        "window": asdict(raw.window),
+        "compile": spec.compile,
+        **raw.choices,
+    }
+    return Encoder(tuned, raw.dim, raw.preprocessing, device, info, raw.window)
+
+
+@dataclass(frozen=True)
+class RawEncoder:
+    """A network with its weights, as its publisher would run it: nothing is tuned.
+
+    Attributes:
+        network: in evaluation mode, on the device; takes what ``preprocessing.input`` says.
+        dim: length of a descriptor.
+        preprocessing, window: what it is given.
+        weights: where they come from.
+        choices: architecture, descriptor, stages and the like, for store.json.
+    """
+
+    network: nn.Module
+    dim: int
+    preprocessing: Preprocessing
+    window: Window
+    weights: Weights
+    choices: dict[str, Any]
+
+    def check_input(self, device: torch.device) -> Tensor:
+        """Made-up pictures as the network takes them, four frames or three clips; see `tuning.check_pictures`."""
+        side = self.preprocessing.crop or self.preprocessing.short_side
+        pictures = check_pictures(3 if self.window.frames > 1 else 4, side, side, self.window.frames)
+        return to_network_input(pictures, self.preprocessing.input, device)
+
+
+def prepare(spec: EncoderSpec, device: torch.device, engine: Engine | None = None) -> RawEncoder:
+    """The encoder before it is tuned; arguments and errors as `build_encoder`."""
     if spec.name == "torchscript":
-        return _build_scripted(spec, device, engine)
+        return _prepare_scripted(spec, device, engine)
     if spec.name == "run":
-        return _build_trained(spec, device)
-    return _build_published(spec, device, engine)
+        return _prepare_trained(spec, device)
+    return _prepare_published(spec, device, engine)
 
 
 def encoder_list() -> str:
@@ -91,7 +137,7 @@ def spec_from_info(info: Mapping[str, Any], weights: str) -> EncoderSpec:
     )
 
 
-def _build_published(spec: EncoderSpec, device: torch.device, engine: Engine | None) -> Encoder:
+def _prepare_published(spec: EncoderSpec, device: torch.device, engine: Engine | None) -> RawEncoder:
     name = "torchvision:resnet50" if spec.name == "resnet50" else spec.name
     if spec.input == "uint8":
         raise UsageError(f"--input uint8 does not fit {spec.name}, whose weights expect normalised frames")
@@ -110,7 +156,7 @@ def _build_published(spec: EncoderSpec, device: torch.device, engine: Engine | N
     )
     network = make_network(architecture, backbone)
     weights = _fill(spec, network, backbone, engine)
-    return _finished(spec, network, weights, device, engine)
+    return _of_network(spec, network, weights, device)
 
 
 def _fill(spec: EncoderSpec, network: Network, backbone: Backbone, engine: Engine | None) -> Weights:
@@ -148,7 +194,7 @@ def _fill_from_timm(spec: EncoderSpec, network: Network, engine: Engine | None) 
     return weights or Weights("random", None, fill_with_random(network.backbone, spec.name.rpartition(":")[2]))
 
 
-def _build_trained(spec: EncoderSpec, device: torch.device) -> Encoder:
+def _prepare_trained(spec: EncoderSpec, device: torch.device) -> RawEncoder:
     network, digest = load_encoder(spec.weights)
     made, own = network.architecture, network.architecture.preprocessing
     assert own is not None and made.window is not None  # make_network filled them in
@@ -161,7 +207,7 @@ def _build_trained(spec: EncoderSpec, device: torch.device) -> Encoder:
     window = Window(length, spec.clip_step or (made.window.step if length == made.window.frames else length))
     network.set_input(_preprocessing(spec, own.short_side, own.crop, own.input), window)
     folder = find_encoder(spec.weights)
-    return _finished(spec, network, Weights(Path(spec.weights).resolve().name, folder, digest), device, None)
+    return _of_network(spec, network, Weights(Path(spec.weights).resolve().name, folder, digest), device)
 
 
 def _preprocessing(spec: EncoderSpec, size: int, crop: int, kind: Any) -> Preprocessing:
@@ -170,56 +216,27 @@ def _preprocessing(spec: EncoderSpec, size: int, crop: int, kind: Any) -> Prepro
     return Preprocessing(side, min(crop, side) if spec.crop is None else spec.crop, kind, spec.scaling)
 
 
-def _finished(
-    spec: EncoderSpec, network: Network, weights: Weights, device: torch.device, engine: Engine | None
-) -> Encoder:
-    made, preprocessing, window = network.architecture, network.architecture.preprocessing, network.architecture.window
-    assert preprocessing is not None and window is not None  # make_network filled them in
-    dim = network.dim
-    tuned = _tuned(spec, network.requires_grad_(False).to(device), preprocessing, window, device, engine)
+def _of_network(spec: EncoderSpec, network: Network, weights: Weights, device: torch.device) -> RawEncoder:
+    made = network.architecture
+    assert made.preprocessing is not None and made.window is not None  # make_network filled them in
     choices = {
         "architecture": made.name,
         "descriptor": made.descriptor,
         "stages": list(made.stages or ()),
         "inflate": spec.inflate,
     }
-    info = _info(spec, dim, weights, preprocessing, window, tuned) | choices
-    return Encoder(tuned, dim, preprocessing, device, info, window)
+    module = network.requires_grad_(False).to(device)
+    return RawEncoder(module, network.dim, made.preprocessing, made.window, weights, choices)
 
 
-def _tuned(
-    spec: EncoderSpec,
-    network: nn.Module,
-    preprocessing: Preprocessing,
-    window: Window,
-    device: torch.device,
-    engine: Engine | None,
-) -> Tuned:
-    side = preprocessing.crop or preprocessing.short_side
-    pictures = check_pictures(3 if window.frames > 1 else 4, side, side, window.frames)
-    example = to_network_input(pictures, preprocessing.input, device)
-    one_size = preprocessing.crop > 0
-    tuned = tune(network, example, spec.precision, one_size=one_size, compile=spec.compile)
-    if engine is not None and engine.agree(tuned.precision == "float32", "precision"):
-        tuned = tuned if tuned.precision == "float32" else tune(network, example, "float32", one_size=one_size)
+def _tuned(spec: EncoderSpec, raw: RawEncoder, device: torch.device, engine: Engine | None) -> Tuned:
+    example = raw.check_input(device)
+    one_size = raw.preprocessing.crop > 0
+    tuned = tune(raw.network, example, spec.precision, one_size=one_size, compile=spec.compile)
+    # ranks on unequal machines: all compute alike
+    if engine is not None and engine.agree(tuned.precision == "float32", "precision") and tuned.precision != "float32":
+        tuned = tune(raw.network, example, "float32", one_size=one_size, compile=spec.compile)
     return tuned
-
-
-def _info(
-    spec: EncoderSpec, dim: int, weights: Weights, preprocessing: Preprocessing, window: Window, tuned: Tuned
-) -> dict[str, Any]:
-    return {
-        "name": spec.name,
-        "dim": dim,
-        "weights": weights.name,
-        "weights_sha256": weights.sha256,
-        "random_weights": weights.random,
-        "weights_path": str(weights.path.resolve()) if weights.path and weights.path != Path() else None,
-        "precision": tuned.precision,
-        "preprocessing": preprocessing.as_dict(),
-        "window": asdict(window),
-        "compile": spec.compile,
-    }
 
 
 def _choose_weights(spec: EncoderSpec, url: str, sha256_prefix: str, engine: Engine | None) -> Weights:
@@ -260,7 +277,7 @@ def _say_random(why: str, engine: Engine | None) -> Weights:
     return RANDOM
 
 
-def _build_scripted(spec: EncoderSpec, device: torch.device, engine: Engine | None) -> Encoder:
+def _prepare_scripted(spec: EncoderSpec, device: torch.device, engine: Engine | None) -> RawEncoder:
     path = Path(spec.weights)
     sizes = _preprocessing(spec, 256, 224, "uint8")
     weights = file_weights(path)
@@ -271,6 +288,4 @@ def _build_scripted(spec: EncoderSpec, device: torch.device, engine: Engine | No
     preprocessing = Preprocessing(sizes.short_side, sizes.crop, found, spec.scaling)
     if engine is None or engine.is_main:
         log.info("%s takes %s frames and gives %d numbers a frame", weights.name, found, dim)
-    tuned = _tuned(spec, module, preprocessing, Window(), device, engine)
-    info = _info(spec, dim, weights, preprocessing, Window(), tuned)
-    return Encoder(tuned, dim, preprocessing, device, info, Window())
+    return RawEncoder(module, dim, preprocessing, Window(), weights, {})
