@@ -18,7 +18,7 @@ from ..core.logs import one_line
 from ..shards.video.decode import iter_frames
 from ..shards.video.probe import DecodingPlan, make_plan
 from ..shards.video.sampling import Samples
-from .decoding.dali_child import BUDGETS
+from .decoding.batching import BUDGETS
 from .decoding.dali_request import ClipRequest
 from .decoding.geometry import Geometry
 from .decoding.pool import DALI_CHILD

@@ -13,7 +13,7 @@ from ..core.errors import ExitCode
 from ..core.ids import read_ids
 from ..core.logs import setup_logging
 from ..shards.reader import ShardSet
-from .decoding.dali_child import BUDGETS
+from .decoding.batching import BUDGETS
 from .decoding.pool import DaliSettings
 from .decoding.route import Hardware
 from .describe import Describer, share_of_cores, use_share_of_cores

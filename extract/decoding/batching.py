@@ -23,6 +23,10 @@ class Budget:
     samples: int
 
 
+BUDGETS = {"cpu": Budget(256 << 20, 512, 16), "gpu": Budget(2 << 30, 2048, 32)}
+"""Defaults for DALI, by device."""
+
+
 @dataclass(frozen=True, eq=False)
 class Need:
     """What a clip asks for.

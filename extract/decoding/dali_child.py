@@ -24,9 +24,6 @@ from .child import Handle, Output, serve
 from .dali_graph import DaliDecoder, DaliError, DaliSample
 from .dali_request import ClipRequest
 
-BUDGETS = {"cpu": Budget(256 << 20, 512, 16), "gpu": Budget(2 << 30, 2048, 32)}
-"""Defaults, by device. DALI holds the pictures of a batch in their full size, those of a second one meanwhile."""
-
 _LONGEST_COMPLAINT = 300
 _NO_INDICES = np.zeros(0, np.int64)
 

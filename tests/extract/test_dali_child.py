@@ -12,8 +12,7 @@ import numpy as np
 import pytest
 
 from reelkin.core.errors import ReelkinError
-from reelkin.extract.decoding.batching import Budget
-from reelkin.extract.decoding.dali_child import BUDGETS
+from reelkin.extract.decoding.batching import BUDGETS, Budget
 from reelkin.extract.decoding.dali_request import ClipRequest
 from reelkin.extract.decoding.geometry import Geometry
 from reelkin.extract.decoding.worker import Worker

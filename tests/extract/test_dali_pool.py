@@ -14,7 +14,7 @@ import pytest
 
 from reelkin.core.errors import Reason
 from reelkin.extract.decoding import pool as pool_module
-from reelkin.extract.decoding.dali_child import BUDGETS
+from reelkin.extract.decoding.batching import BUDGETS
 from reelkin.extract.decoding.geometry import Geometry
 from reelkin.extract.decoding.pool import DaliSettings, DecodePool, PoolSettings
 from reelkin.extract.decoding.route import Hardware
