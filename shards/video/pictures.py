@@ -24,9 +24,8 @@ from ...core.errors import DataError, Reason
 from .container import Limits, bound_pictures, describe, may_begin_anywhere, out_of_memory, outgrown, video_stream
 from .probe import DecodingPlan
 
-# Codecs that mark the pictures to which no other refers. HEVC's mark says less: with temporal layers, pictures of those
-# above may refer to a marked one.
-_MARKED_CODECS = frozenset(["h264", "mpeg1video", "mpeg2video", "mpeg4"])
+# Codecs that mark the pictures to which no other refers.
+_MARKED_CODECS = frozenset(["h264", "hevc", "mpeg1video", "mpeg2video", "mpeg4"])
 # Its two fields may be two packets, of which only the first is marked as a keyframe or asked for.
 _FIELDS_APART = frozenset(["h264"])
 _PROBLEMS = (av.error.FFmpegError, OSError, MemoryError, DataError)
@@ -108,6 +107,8 @@ def _without_unreferenced(
     awaited, skipping = next(remaining), False
     with suppress(*_PROBLEMS):
         stream = _prepared(container, threads, limits, "AUTO")
+        if not _marks_can_be_trusted(stream):
+            return
         for packet in container.demux(stream):
             if packet.is_corrupt:
                 return
@@ -123,6 +124,17 @@ def _without_unreferenced(
                     if following is None:
                         return
                     awaited = following
+
+
+def _marks_can_be_trusted(stream: VideoStream) -> bool:
+    """Not for HEVC with temporal layers: pictures of the layers above may refer to a marked one (ITU-T H.265, 7.4.2.2).
+
+    The record that MP4 and Matroska keep says how many there are (ISO/IEC 14496-15, 8.3.3.1: numTemporalLayers).
+    """
+    if stream.codec_context.name != "hevc":
+        return True
+    record = stream.codec_context.extradata or b""
+    return len(record) > 21 and record[0] == 1 and record[21] >> 3 & 7 == 1
 
 
 def _prepared(container: InputContainer, threads: int, limits: Limits, kind: Literal["AUTO", "SLICE"]) -> VideoStream:

@@ -34,6 +34,7 @@ FORMATS: dict[str, tuple[str, ...]] = {
     "raw.h264": X264,
     "hevc.mp4": (*X265[:-1], OPEN_X265),
     "hevc.ts": (*X265[:-1], OPEN_X265),
+    "layers.mp4": (*X265[:-1], OPEN_X265 + ":temporal-layers=3"),
     "altref.webm": ("-c:v", "libvpx-vp9", "-cpu-used", "5", "-g", "8", "-auto-alt-ref", "1", "-lag-in-frames", "16"),
     "vp8.webm": ("-c:v", "libvpx", "-cpu-used", "5", "-g", "8", "-auto-alt-ref", "1", "-lag-in-frames", "16"),
     "vp9.mp4": ("-c:v", "libvpx-vp9", *VPX),
@@ -53,7 +54,7 @@ FORMATS: dict[str, tuple[str, ...]] = {
 }
 ALONE = ["closed.mp4", "open.mkv", "open.ts", "hevc.mp4", "hevc.ts", "altref.webm", "vp8.webm", "vp9.mp4", "av1.mkv"]
 ALONE += ["mpeg2.ts", "mpeg2.mpg", "mpeg4.mp4", "old.wmv", "flash.flv", "theora.ogv", "still.avi", "prores.mov"]
-UNREFERENCED = ["closed.mp4", "open.mkv", "open.ts", "mpeg2.ts", "mpeg2.mpg", "mpeg4.mp4"]
+UNREFERENCED = ["hevc.mp4", "closed.mp4", "open.mkv", "open.ts", "mpeg2.ts", "mpeg2.mpg", "mpeg4.mp4"]
 MODES = [Sampling(), Sampling("times", 3.7), Sampling("keyframes"), Sampling("keyframes", 100.0)]
 
 
@@ -195,6 +196,15 @@ def test_what_is_not_needed_is_not_decoded(
     monkeypatch.setattr(decode, "all_pictures", refused)
     for name in names:
         assert taken(video(name), sampling), name
+
+
+def test_pictures_of_hevc_in_temporal_layers_are_all_decoded(
+    video: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls = []
+    monkeypatch.setattr(decode, "all_pictures", lambda *a: calls.append(a) or pictures.all_pictures(*a))
+    assert taken(video("hevc.mp4"), Sampling()) and not calls
+    assert taken(video("layers.mp4"), Sampling()) and calls
 
 
 def packets(path: Path) -> list[tuple[int, int, bool, bool]]:
@@ -344,7 +354,7 @@ def test_pictures_whose_marks_could_mislead_are_decoded_with_all_others(video: C
     some = np.array([0, 5])
     assert pictures.shorter_way(plan, some, keyframes_only=False) is not None
     twice = replace(plan, pts=np.sort(np.append(plan.pts[:-1], plan.pts[3])))
-    for misleading in (twice, replace(plan, ordinal=True), replace(plan, probe=replace(plan.probe, codec="hevc"))):
+    for misleading in (twice, replace(plan, ordinal=True), replace(plan, probe=replace(plan.probe, codec="vp9"))):
         assert pictures.shorter_way(misleading, some, keyframes_only=False) is None
     assert pictures.shorter_way(plan, np.arange(len(plan.pts)), keyframes_only=False) is None
 
