@@ -12,6 +12,7 @@ import json
 import os
 import resource
 import signal
+import stat
 import sys
 import time
 import traceback
@@ -30,6 +31,7 @@ LONGEST_MESSAGE = 64 << 20
 _CHUNK_FRAMES = 8
 _LOOK_SECONDS = 0.002  # how often a child that waits for room looks whether there is some
 _OPEN_FILES = 64
+_MOST_ERRORS = 1 << 20
 
 
 class Failure(Exception):
@@ -141,6 +143,7 @@ def serve(prepare: Callable[[dict[str, Any]], Handle]) -> None:
     output.say(ready=True)
     while (request := output.next_request()) is not None:
         output.allow(request["seconds"])
+        _bound_errors()
         try:
             handle(request, output)
         except DataError as error:
@@ -157,3 +160,11 @@ def serve(prepare: Callable[[dict[str, Any]], Handle]) -> None:
             output.say(end=True)
         signal.setitimer(signal.ITIMER_REAL, 0)
         gc.collect()  # an open container and what it yielded refer to one another, and are large
+
+
+def _bound_errors() -> None:
+    """Libraries write to standard error for weeks: the file that it is begins anew when it has grown."""
+    status = os.fstat(2)
+    if stat.S_ISREG(status.st_mode) and status.st_size > _MOST_ERRORS:
+        os.ftruncate(2, 0)
+        os.lseek(2, 0, os.SEEK_SET)
