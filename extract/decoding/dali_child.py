@@ -25,6 +25,8 @@ from .dali_graph import DaliDecoder, DaliError, DaliSample
 from .dali_request import ClipRequest
 
 _LONGEST_COMPLAINT = 300
+_LARGEST_FILE = 1 << 30  # it lies in memory as a whole, and DALI counts its bytes in 32 bits
+_MOST_PARTS_WITHOUT_SEEKING = 4  # on a CPU each part of a clip is decoded from the clip's beginning
 _NO_INDICES = np.zeros(0, np.int64)
 
 _Decoded = list[tuple[Part, np.ndarray | Exception]]
@@ -58,6 +60,8 @@ class _Request:
         left = [sum(part.clip == number for batch in batches for part in batch) for number in range(len(self._clips))]
         # At once: whoever takes the pictures waits for them, and no room would ever come free for those of later clips.
         for number, clip in enumerate(self._clips):
+            if self._decoder.device == "cpu" and left[number] > _MOST_PARTS_WITHOUT_SEEKING:
+                self._fail(number, f"its {len(clip.indices)} pictures do not fit into memory together")
             if not len(clip.indices) and number not in self._failed:
                 self._out.say(sample=number, whole=True)
         # DALI decodes the next batch while the pictures of this one are copied out.
@@ -73,10 +77,14 @@ class _Request:
     def _need(self, number: int) -> Need:
         clip = self._clips[number]
         try:
-            return clip.need(os.stat(clip.path).st_size - clip.offset if clip.bytes is None else clip.bytes)
+            size = os.stat(clip.path).st_size - clip.offset if clip.bytes is None else clip.bytes
         except OSError as error:
             self._fail(number, f"the file cannot be read ({error.strerror or error})")
             return Need(_NO_INDICES, 0, 0)
+        if size > _LARGEST_FILE:
+            self._fail(number, f"a file of {size} bytes is too large for it")
+            return Need(_NO_INDICES, 0, 0)
+        return clip.need(size)
 
     def _fail(self, number: int, why: str) -> None:
         if number not in self._failed:

@@ -85,9 +85,13 @@ class DaliDecoder:
             "device_id": device_id if device == "gpu" else None,
             "prefetch_queue_depth": 1,
         }
+        self._pipeline: Any = self._built()
+
+    def _built(self) -> Any:
         try:
-            self._pipeline: Any = _build(device, self._settings)
+            return _build(self.device, self._settings)
         except RuntimeError as error:
+            device_id = self._settings["device_id"]
             raise ReelkinError(
                 f"DALI cannot use GPU {device_id} ({_why(error)}); check nvidia-smi, and that the driver knows "
                 "DALI's CUDA version, or decode without DALI"
@@ -107,6 +111,7 @@ class DaliDecoder:
 
         Raises:
             DaliError: one of the samples is bad; which one, DALI does not say. The decoder can be used on.
+            ReelkinError: DALI cannot start again after an error; a new process may help.
             ValueError: an empty batch, too many samples, or a sample without pictures.
         """
         if not 1 <= len(batch) <= self.most_samples or not all(len(sample.indices) for sample in batch):
@@ -120,9 +125,9 @@ class DaliDecoder:
             "size": [np.asarray([sample.height, sample.width], np.float32) for sample in batch],
             "colours": [colour_correction(sample.colour_matrix) for sample in batch],
         }
+        if self._pipeline is None:
+            self._pipeline = self._built()
         try:
-            if self._pipeline is None:
-                self._pipeline = _build(self.device, self._settings)
             for name, values in fed.items():
                 self._pipeline.feed_input(name, values)
             frames, shapes = self._pipeline.run()

@@ -168,7 +168,7 @@ def test_a_clip_over_the_budget_comes_whole(tmp_path: Path) -> None:
     expected = [[*range(30)]] * 2
     requests = [request(path, geometry=Geometry(64, 0)) for path in paths]
     pictures = sum(request.need(0).picture_bytes for request in requests)
-    for budget in (Budget(7 * pictures, 10**6, 8), Budget(10**9, 4, 2), Budget(1, 1, 1)):
+    for budget in (Budget(9 * pictures, 10**6, 8), Budget(10**9, 8, 2)):
         worker = start(budget)
         try:
             answers = ask(worker, requests)
@@ -176,6 +176,29 @@ def test_a_clip_over_the_budget_comes_whole(tmp_path: Path) -> None:
             worker.close()
         assert [[*map(videos.read_counter, answer.frames)] for answer in answers] == expected
         assert [answer.times for answer in answers] == [make_plan(path).probe.pts_seconds.tolist() for path in paths]
+
+
+def test_a_clip_far_over_the_budget_is_left_to_pyav_where_dali_does_not_seek(tmp_path: Path) -> None:
+    need_dali()
+    path = made(tmp_path, "a.webm", seconds=3)
+    few = choose(make_plan(path), Sampling(fps=2))
+    whole = request(path)
+    worker = start(Budget(10**9, 7, 8))
+    try:
+        much, little = ask(worker, [whole, dataclasses.replace(whole, indices=few.indices, times=few.times)])
+    finally:
+        worker.close()
+    assert much.failed == "its 30 pictures do not fit into memory together" and not len(much.frames)
+    assert little.whole and len(little.frames) == 6
+
+
+def test_a_file_too_large_for_dali_is_not_read(tmp_path: Path, child: Worker) -> None:
+    path = made(tmp_path, "a.webm")
+    asked = request(path)
+    with open(path, "ab") as file:
+        file.truncate((1 << 30) + 1)  # sparse
+    (answer,) = ask(child, [asked])
+    assert answer.failed == f"a file of {(1 << 30) + 1} bytes is too large for it"
 
 
 def test_members_of_a_tar_are_read_where_they_lie(tmp_path: Path, child: Worker) -> None:
