@@ -25,11 +25,11 @@ def imac(maps: Sequence[Tensor]) -> Tensor:
         maps: per stage [N, C_s, ...] float with one or more dimensions of space and time, after the activation.
 
     Returns:
-        [N, sum of C_s] of the same dtype; each stage's part has norm 1 (0 where a map is all zeros).
+        [N, sum of C_s], float32 or float64; each stage's part has norm 1 (0 where a map is all zeros).
     """
     # amax over flattened space: one pass over memory in either layout
     pooled = [_unit(x).flatten(2).amax(dim=2) for x in maps]
-    return torch.cat([_unit(x) for x in pooled], dim=1)
+    return torch.cat([_precise_unit(x) for x in pooled], dim=1)
 
 
 def rmac(maps: Sequence[Tensor]) -> Tensor:
@@ -43,19 +43,19 @@ def rmac(maps: Sequence[Tensor]) -> Tensor:
         maps: per stage [N, C_s, H, W] float with H and W of at least 4 pixels.
 
     Returns:
-        [N, sum of C_s] of the same dtype; each stage's part has norm 1.
+        [N, sum of C_s], float32 or float64; each stage's part has norm 1.
     """
     parts = []
     for x in maps:
         step = max(1, int(2 * min(x.shape[2:]) / 7))
         regions = functional.max_pool2d(x, kernel_size=max(1, int(1.5 * step)), stride=step)
-        parts.append(_unit(_unit(regions).sum(dim=(2, 3))))
+        parts.append(_precise_unit(_unit(regions).sum(dim=(2, 3), dtype=_at_least_float32(x))))
     return torch.cat(parts, dim=1)
 
 
 def average(maps: Sequence[Tensor]) -> Tensor:
     """Global averages: per stage [N, C_s, ...] -> [N, sum of C_s]; each stage's part has norm 1."""
-    return torch.cat([_unit(x.flatten(2).mean(dim=2)) for x in maps], dim=1)
+    return torch.cat([_precise_unit(x.flatten(2).mean(dim=2, dtype=_at_least_float32(x))) for x in maps], dim=1)
 
 
 POOLINGS: dict[str, Callable[[Sequence[Tensor]], Tensor]] = {"imac": imac, "rmac": rmac, "avg": average}
@@ -65,3 +65,13 @@ POOLINGS: dict[str, Callable[[Sequence[Tensor]], Tensor]] = {"imac": imac, "rmac
 def _unit(x: Tensor) -> Tensor:
     # as functional.normalize, without its expand, which would tie a traced graph to one batch size
     return x / torch.linalg.vector_norm(x, dim=1, keepdim=True).clamp_min(1e-12)
+
+
+def _precise_unit(x: Tensor) -> Tensor:
+    # The type is written out, so that it stays where a graph is brought into half precision: the result is float32.
+    norm = torch.linalg.vector_norm(x, dim=1, keepdim=True, dtype=_at_least_float32(x))
+    return x / norm.clamp_min(1e-12)
+
+
+def _at_least_float32(x: Tensor) -> torch.dtype:
+    return torch.float64 if x.dtype == torch.float64 else torch.float32
