@@ -90,13 +90,13 @@ def refuse_others(output: Path, found: Mapping[str, Any], settings: Mapping[str,
     """Raise UsageError unless the settings are the same; the message names what differs."""
     if found != settings:
         raise UsageError(
-            f"{output} holds features with other settings ({_difference(found, settings)}); choose another --output, "
+            f"{output} holds features with other settings ({difference(found, settings)}); choose another --output, "
             "or pass --rebuild to replace them"
         )
 
 
-def _difference(old: Any, new: Any, name: str = "") -> str:
+def difference(old: Any, new: Any, name: str = "") -> str:
     if isinstance(old, Mapping) and isinstance(new, Mapping):
-        parts = (_difference(old.get(key), new.get(key), f"{name}.{key}" if name else key) for key in {**old, **new})
+        parts = (difference(old.get(key), new.get(key), f"{name}.{key}" if name else key) for key in {**old, **new})
         return ", ".join(part for part in parts if part)
     return "" if old == new else f"{name} was {old!r}, is {new!r} now"

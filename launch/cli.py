@@ -17,6 +17,12 @@ VERBS: dict[str, tuple[str, str]] = {
     "remove": ("reelkin.shards.remove", "takes videos out of shards"),
     "extract": ("reelkin.extract.run", "shards -> frame features"),
     "fit-pca": ("reelkin.extract.fit_pca", "feature store -> PCA file"),
+    "reduce": ("reelkin.extract.reduce", "feature store + PCA file -> feature store"),
+    "import-features": ("reelkin.extract.import_features", "HDF5, .npy or .npz features of others -> feature store"),
+    "export-features": ("reelkin.extract.export_features", "feature store -> HDF5, .npy or .npz"),
+    "merge-features": ("reelkin.extract.merge", "several feature stores -> one"),
+    "remove-features": ("reelkin.extract.remove", "takes videos out of a feature store"),
+    "verify-features": ("reelkin.extract.verify", "feature store -> everything in it that is not as it was written"),
     "train": ("reelkin.train.run", "features -> trained model"),
     "search": ("reelkin.search.run", "model + features -> index; query -> matches"),
     "evaluate": ("reelkin.evaluate.run", "index + ground truth -> scores and report.html"),
@@ -31,7 +37,7 @@ VERBS: dict[str, tuple[str, str]] = {
 def usage() -> str:
     """The text of ``reelkin --help``."""
     lines = ["Reelkin finds every video that shows what a given video shows.", "", "reelkin VERB ...", ""]
-    lines += [f"  {verb:<10}{summary}" for verb, (_, summary) in VERBS.items()]
+    lines += [f"  {verb:<17}{summary}" for verb, (_, summary) in VERBS.items()]
     lines += ["", "reelkin VERB --help shows a verb's flags.", "Example: reelkin demo --small --output demo-run"]
     return "\n".join(lines)
 

@@ -138,7 +138,10 @@ class NpyWriter:
         if path.is_file() and 0 < path.stat().st_size - expected <= 4096:
             return
         with publishing(path) as temporary, open(temporary, "wb") as file:
-            np.save(file, features.astype(self._dtype))
+            # np.save would say nothing of a full disk but how many values it wrote
+            header = {"descr": self._dtype.str, "fortran_order": False, "shape": features.shape}
+            np.lib.format.write_array_header_1_0(file, header)
+            file.write(features.astype(self._dtype).tobytes())
 
 
 @contextmanager
