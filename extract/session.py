@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -32,7 +33,12 @@ def _started(config: ExtractionOptions) -> Iterator[Engine]:
     with start(config.backend) as engine:
         setup_logging(engine.rank)
         use_share_of_cores()
-        yield engine
+        # Being asked to end is like Ctrl-C: what is published is kept, and the same command goes on.
+        before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+        try:
+            yield engine
+        finally:
+            signal.signal(signal.SIGTERM, before)
 
 
 def _describer(config: ExtractionOptions, engine: Engine, pca: PCA | None = None) -> Describer:

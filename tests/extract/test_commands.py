@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -125,6 +126,33 @@ def test_random_weights_are_named_in_the_last_lines_and_the_store(
     assert "RANDOM WEIGHTS" in said.err and "weights random (RANDOM: nothing was learnt)" in said.out
     store = FeatureStore.open(tmp_path / "store")
     assert store.info["encoder"]["random_weights"] is True and store.dim == 3840
+
+
+SLEEPY = """
+import sys
+from reelkin.extract import run
+from reelkin.extract.decoding import pool
+pool.PYAV_CHILD = "reelkin.tests.extract.workers.sleepy_child"
+sys.exit(run.main(sys.argv[1:]))
+"""
+
+
+def test_a_run_that_is_asked_to_end_says_so_and_the_same_command_goes_on(
+    shards: ShardSet, tiny_file: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    store = tmp_path / "store"
+    flags = [*tiny_flags(shards, tiny_file), "--output", str(store), "--decode-workers", "1"]
+    process = subprocess.Popen([sys.executable, "-c", SLEEPY, *flags], stderr=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 60
+    while not list(store.glob("features-*.json")) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    process.terminate()
+    _, told = process.communicate(timeout=30)
+    assert process.returncode == ExitCode.STOPPED, told
+    assert 1 <= len(list(store.glob("features-*.json"))) < 3 and not (store / "store.json").exists()
+    assert run.main(flags) == ExitCode.OK
+    assert len(FeatureStore.open(store)) == 5
+    assert "are already extracted" in capfd.readouterr().err
 
 
 def launch(launcher: list[str], *arguments: str, seconds: float = 240) -> None:
