@@ -19,6 +19,7 @@ from av.stream import Disposition
 from av.video.frame import VideoFrame
 
 _SUPERFRAME, _SUPERFRAME_MASK = 0xC0, 0xE0
+_NEVER_REORDERED = ("vp8", "vp9", "av1", "mjpeg")
 _MPEG4_VOL = range(0x20, 0x30)
 _AV1_SEQUENCE = 1
 _HEADER_BYTES = 4096  # parameters stand at the beginning of a packet
@@ -31,6 +32,7 @@ class Quirk(StrEnum):
     HIDDEN = "it holds pictures that are never shown"
     CHANGES = "its pictures change their size or coding within the stream"
     INTERLACED = "its pictures are interlaced"
+    DISORDER = "its pictures are not stored in the order of their time stamps"
     EQUAL_TIMES = "two of its pictures have the same time stamp"
     NEGATIVE_TIMES = "its time stamps begin below zero"
 
@@ -51,9 +53,14 @@ class PacketWatch:
         self._codec = codec
         self._extradata = extradata
         self._first: object = None
+        self._last_time: int | None = None
 
     def see(self, packet: Packet) -> None:
         """The next packet, in decoding order; it holds bytes."""
+        if self._codec in _NEVER_REORDERED and packet.pts is not None:
+            if self._last_time is not None and packet.pts < self._last_time:
+                self.quirks.add(Quirk.DISORDER)
+            self._last_time = packet.pts
         data = memoryview(packet)
         parameters: object = None
         if self._codec == "vp9":
