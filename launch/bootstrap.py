@@ -319,7 +319,7 @@ def install_horovod() -> None:
 
 
 def install_dali() -> None:
-    """Install DALI where it is wanted. Nothing depends on it yet, so a failure is said and set-up goes on."""
+    """Install DALI where it is wanted. PyAV does without it, so a failure is said and set-up goes on."""
     if not wants_dali(os.environ["REELKIN_DALI"]):
         return
     say("DALI (about 270 MB, unless it is there; REELKIN_DALI=0 leaves it out)")

@@ -143,20 +143,20 @@ def check_launcher(launcher: str) -> Finding:
 
 
 def check_dali() -> Finding:
-    """DALI reads the shards and decodes on GPUs; no stage uses it yet."""
+    """DALI decodes on GPUs for extract/run.py; PyAV does it without."""
     found, trouble = probe(
         "import json, nvidia.dali as dali\n"
         "from nvidia.dali import fn\n"
-        "fn.decoders.video, fn.readers.webdataset\n"
+        "fn.decoders.video, fn.resize\n"
         "print(json.dumps({'version': dali.__version__}))"
     )
     if not trouble:
-        return Finding("DALI", OK, f"{found['version']}: reads the shards; no stage uses it yet, PyAV decodes")
+        return Finding("DALI", OK, f"{found['version']}: decodes on GPUs; PyAV decodes the rest")
     if sys.platform != "linux" or platform.machine() not in ("x86_64", "aarch64"):
         return Finding("DALI", OK, "none is made for this platform: PyAV decodes")
     fix = "make setup installs it, REELKIN_DALI=0 leaves it out; or: pip install -c constraints.txt nvidia-dali-cuda130"
     if "ModuleNotFoundError" in trouble:
-        return Finding("DALI", NOTE, "not installed, and not needed yet: PyAV decodes", fix)
+        return Finding("DALI", NOTE, "not installed: PyAV decodes everything", fix)
     return Finding("DALI", NOTE, f"{trouble}; PyAV decodes", fix)
 
 
