@@ -1,8 +1,9 @@
 """Pictures of a video on the CPU, chosen by the time at which they are shown.
 
 Frame ``t`` of a sample at 1 fps is the picture that a viewer sees at second ``t``: the last one whose time stamp is not
-later, counted from the first picture. Every video gives at least one. Only chosen pictures are converted to RGB, and
-never more than one decoder's worth of others is held.
+later, counted from the first picture. Every video gives at least one. Other choices are in ``sampling.py``. Only chosen
+pictures are converted to RGB, what they do not need is not decoded where that is known to change nothing
+(``pictures.py``), and never more than one decoder's worth of others is held.
 """
 
 from __future__ import annotations

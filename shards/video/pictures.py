@@ -30,7 +30,6 @@ _MARKED_CODECS = frozenset(["h264", "hevc", "mpeg1video", "mpeg2video", "mpeg4"]
 _FIELDS_APART = frozenset(["h264"])
 _PROBLEMS = (av.error.FFmpegError, OSError, MemoryError, DataError)
 
-
 Way = Callable[[InputContainer, DecodingPlan, np.ndarray, int, Limits], Iterator[tuple[int, VideoFrame]]]
 """(container just opened, its plan, wanted indices, decoder threads, limits) -> (index, picture), from the first wanted
 one on, in order; it ends early at whatever is not as it should be, damage included."""
@@ -50,9 +49,11 @@ def shorter_way(plan: DecodingPlan, wanted: np.ndarray, *, keyframes_only: bool)
     keyframes = plan.probe.keyframes
     if not len(wanted) or len(wanted) == len(plan.pts) or (np.diff(plan.pts) <= 0).any():
         return None
-    if keyframes.all() or (keyframes_only and keyframes[wanted].all() and not plan.ordinal):
+    if plan.ordinal:  # the n-th packet is the n-th picture where nothing is reordered or left out
+        return _lone_keyframes if keyframes.all() and not plan.num_hidden else None
+    if keyframes.all() or (keyframes_only and keyframes[wanted].all()):
         return _lone_keyframes
-    return _without_unreferenced if plan.probe.codec in _MARKED_CODECS and not plan.ordinal else None
+    return _without_unreferenced if plan.probe.codec in _MARKED_CODECS else None
 
 
 def _lone_keyframes(

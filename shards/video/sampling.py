@@ -95,7 +95,8 @@ def choose(plan: DecodingPlan, sampling: Sampling, start_seconds: float = 0.0) -
         and "tca-legacy" bear their pictures' own times. A video without a keyframe gives its first picture.
 
     Raises:
-        UsageError: "tca-legacy" of a clip that begins after 0: its pictures are counted from the video's first.
+        UsageError: "tca-legacy" of a clip that begins after 0: its pictures are counted from the video's first. (The
+            first clip of a cut video cannot be told from a whole one here.)
     """
     seconds = plan.probe.pts_seconds
     if sampling.mode == "times":

@@ -357,6 +357,9 @@ def test_pictures_whose_marks_could_mislead_are_decoded_with_all_others(video: C
     for misleading in (twice, replace(plan, ordinal=True), replace(plan, probe=replace(plan.probe, codec="vp9"))):
         assert pictures.shorter_way(misleading, some, keyframes_only=False) is None
     assert pictures.shorter_way(plan, np.arange(len(plan.pts)), keyframes_only=False) is None
+    counted = make_plan(video("still.avi"))
+    assert counted.ordinal and pictures.shorter_way(counted, some, keyframes_only=False) is not None
+    assert pictures.shorter_way(replace(counted, num_hidden=1), some, keyframes_only=False) is None
 
 
 # What a plan says
