@@ -346,7 +346,7 @@ def test_stages_and_names_that_a_network_lacks_are_usage_errors() -> None:
         make_network(Architecture("r3d_18", "rmac"))
 
 
-def test_timm_networks_by_name_or_a_clear_word_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_timm_networks_by_name_or_a_clear_word_what_to_install(tmp_path: Path) -> None:
     try:
         import_torchvision()
         import timm  # noqa: F401
@@ -354,8 +354,10 @@ def test_timm_networks_by_name_or_a_clear_word_what_to_install(monkeypatch: pyte
         with pytest.raises(ReelkinError, match=r"pip install .*timm"):
             build_encoder(EncoderSpec("timm:resnet18", "random"))
         return
-    encoder = build_encoder(EncoderSpec("timm:resnet18", "random", 64, 64, precision="float32"))
-    twin = build_encoder(EncoderSpec("torchvision:resnet18", "random", 64, 64, precision="float32"))
+    path = str(tmp_path / "resnet18.pth")
+    torch.save(lively(import_torchvision().models.resnet18(weights=None)).state_dict(), path)
+    encoder = build_encoder(EncoderSpec("timm:resnet18", path, 64, 64, precision="float32"))
+    twin = build_encoder(EncoderSpec("torchvision:resnet18", path, 64, 64, precision="float32"))
     frames = random_frames(2, 64, 64)
     assert encoder.dim == 960
     np.testing.assert_allclose(encoder(frames), twin(frames), atol=1e-4)  # the same network, written twice
