@@ -18,7 +18,6 @@ from ..core.logs import one_line
 from ..shards.video.decode import iter_frames
 from ..shards.video.probe import DecodingPlan, make_plan
 from ..shards.video.sampling import Samples
-from .decoding.batching import BUDGETS
 from .decoding.dali_request import ClipRequest
 from .decoding.geometry import Geometry
 from .decoding.pool import DALI_CHILD
@@ -182,7 +181,7 @@ class Comparison:
             "device": self._hardware.device,
             "device_id": self._device_id,
             "threads": 1,
-            "budget": asdict(BUDGETS[self._hardware.device]),
+            "budget": asdict(self._hardware.budget),
         }
         worker = Worker(DALI_CHILD, settings, _ARENA_BYTES)
         if not (worker.receive() or {}).get("ready"):

@@ -14,7 +14,6 @@ from ..core.errors import ExitCode
 from ..core.ids import read_ids
 from ..core.logs import setup_logging
 from ..shards.reader import ShardSet
-from .decoding.batching import BUDGETS
 from .decoding.pool import DaliSettings
 from .decoding.route import Hardware
 from .describe import Describer, share_of_cores, use_share_of_cores
@@ -60,7 +59,7 @@ def _dali(config: ExtractionOptions, engine: Engine) -> DaliSettings | None:
         return None
     device_id = engine.device.index or 0 if on_gpu else 0
     hardware = Hardware.gpu(device_id) if on_gpu else Hardware()
-    return DaliSettings(hardware, device_id, share_of_cores(), BUDGETS[hardware.device])
+    return DaliSettings(hardware, device_id, share_of_cores(), hardware.budget)
 
 
 def run_extract(config: ExtractConfig) -> int:

@@ -9,11 +9,12 @@ note, table of hardware capabilities; sizes from its programming guide) and DALI
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from ...core.errors import ReelkinError
 from ...shards.video.probe import DecodingPlan
+from .batching import BUDGETS, Budget
 from .dali_graph import MATRICES, Device
 from .geometry import Scaling
 
@@ -53,11 +54,13 @@ class Hardware:
         device: "cpu" or "gpu".
         capability: CUDA compute capability of the GPU, (0, 0) for a CPU.
         name: for messages.
+        memory_bytes: of the GPU, 0 for a CPU.
     """
 
     device: Device = "cpu"
     capability: tuple[int, int] = (0, 0)
     name: str = "the CPU"
+    memory_bytes: int = 0
 
     def as_dict(self) -> dict[str, Any]:
         """JSON values."""
@@ -66,7 +69,7 @@ class Hardware:
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> Hardware:
         """What `as_dict` gave."""
-        return cls(values["device"], tuple(values["capability"]), values["name"])
+        return cls(**{**values, "capability": tuple(values["capability"])})
 
     @classmethod
     def gpu(cls, device_id: int = 0) -> Hardware:
@@ -75,7 +78,14 @@ class Hardware:
 
         if not torch.cuda.is_available() or device_id >= torch.cuda.device_count():
             raise ReelkinError(f"there is no GPU {device_id}; torch sees {torch.cuda.device_count()}")
-        return cls("gpu", torch.cuda.get_device_capability(device_id), torch.cuda.get_device_name(device_id))
+        found = torch.cuda.get_device_properties(device_id)
+        return cls("gpu", (found.major, found.minor), found.name, found.total_memory)
+
+    @property
+    def budget(self) -> Budget:
+        """What DALI may hold at once; on a GPU that is also the encoder's at most an eighth of the memory."""
+        usual = BUDGETS[self.device]
+        return replace(usual, bytes=min(usual.bytes, self.memory_bytes // 8)) if self.memory_bytes else usual
 
     @property
     def codecs(self) -> dict[str, Codec]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -170,6 +171,13 @@ def test_without_a_gpu_the_message_says_what_to_do() -> None:
         pytest.skip("there is a GPU")
     with pytest.raises(ReelkinError, match="DALI cannot use GPU 3 .*nvidia-smi"):
         DaliDecoder("gpu", device_id=3)
+
+
+def test_where_dali_is_missing_the_message_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "nvidia.dali", None)
+    monkeypatch.delattr("nvidia.dali")
+    with pytest.raises(ReelkinError, match=r"pip install 'reelkin\[dali\]'"):
+        DaliDecoder()
 
 
 def plain(path: Path, codec: str, pix_fmt: str, matrix: int, colour_range: int, values: tuple[int, int, int]) -> Path:

@@ -131,6 +131,13 @@ def test_hardware_goes_through_json() -> None:
         assert Hardware.from_dict(json.loads(json.dumps(hardware.as_dict()))) == hardware
 
 
+def test_a_small_gpu_has_a_small_budget() -> None:
+    gib = 1 << 30
+    assert dataclasses.replace(HOPPER, memory_bytes=80 * gib).budget.bytes == 2 * gib
+    assert dataclasses.replace(TURING, memory_bytes=4 * gib).budget.bytes == gib // 2
+    assert CPU.budget.bytes == gib // 4
+
+
 def test_a_gpu_that_is_not_there_is_said() -> None:
     with pytest.raises(ReelkinError, match="there is no GPU 99"):
         Hardware.gpu(99)
