@@ -127,8 +127,17 @@ def _unfinished(job: Job, work: Sequence[Piece], settings: Mapping[str, Any]) ->
             todo.append(piece.block)
     remove_partials(job.output)
     if todo:
-        (job.output / "store.json").unlink(missing_ok=True)
+        _unlink(job.output / "store.json")
     return todo
+
+
+def _unlink(path: Path) -> None:
+    try:
+        path.unlink(missing_ok=True)
+    except OSError as error:
+        raise ReelkinError(
+            f"cannot remove {path}: {error.strerror or error}; check the permissions, then run the same command again"
+        ) from error
 
 
 def _fits(record: Record, piece: Piece, settings: Mapping[str, Any], retry: Collection[str]) -> bool:
@@ -273,7 +282,7 @@ class _Share:
                 times.append(seconds)
             rows.append(row)
         # A record must never stand beside a block that it does not speak of.
-        record_path(output, piece.block).unlink(missing_ok=True)
+        _unlink(record_path(output, piece.block))
         block = write_block(output / piece.block, features, times, self._describer.dim)
         Record(self._settings, piece.wanted, block, rows).publish(output)
         reasons = Counter(row.reason for row in rows if row.reason)
@@ -329,5 +338,5 @@ def _remove_strays(job: Job, describer: Describer) -> None:
     needed = {piece.block for piece in list_work(job.shards, job.shards.videos, describer.sampling)}
     for path in job.output.glob("features-*.safetensors"):
         if path.name not in needed:
-            record_path(job.output, path.name).unlink(missing_ok=True)
-            path.unlink(missing_ok=True)
+            _unlink(record_path(job.output, path.name))
+            _unlink(path)

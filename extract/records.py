@@ -13,6 +13,8 @@ from typing import Any
 
 from ..core.errors import ReelkinError, UsageError
 from ..core.files import publish_json, read_json
+from .store import FORMAT as STORE_FORMAT
+from .store import VERSION as STORE_VERSION
 from .store import Block, StoreRow
 
 FORMAT, VERSION = "reelkin-features-record", 2
@@ -81,9 +83,17 @@ def settings_in(info: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def refuse_other_store(output: Path, settings: Mapping[str, Any]) -> None:
-    """Raise UsageError when ``output`` holds a finished store with other settings."""
-    if (output / "store.json").exists():
-        refuse_others(output, settings_in(read_json(output / "store.json")), settings)
+    """Raise UsageError when ``output`` holds a store with other settings, or a store.json of something else."""
+    path = output / "store.json"
+    if not path.exists():
+        return
+    info = read_json(path)
+    if not isinstance(info, dict) or (info.get("format"), info.get("version")) != (STORE_FORMAT, STORE_VERSION):
+        raise UsageError(
+            f"{path} is not of a feature store of this version ({STORE_FORMAT} {STORE_VERSION}); choose another "
+            "--output, or pass --rebuild to replace it"
+        )
+    refuse_others(output, settings_in(info), settings)
 
 
 def refuse_others(output: Path, found: Mapping[str, Any], settings: Mapping[str, Any]) -> None:
