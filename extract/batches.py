@@ -72,30 +72,31 @@ class Batch(Generic[Owner]):
 
 
 class Batcher(Generic[Owner]):
-    """Gathers inputs of one shape into a buffer; a full one, or one that others do not fit in, is a batch.
+    """Gathers inputs of one shape; a full batch, or one that others do not fit in, is handed out.
 
     Args:
         size: inputs in a full batch.
-        pinned: memory from which a GPU copies by itself. Two buffers take turns: a batch may be used until the one
-            after the next begins.
+        pinned: memory from which a GPU copies by itself.
     """
 
     def __init__(self, size: int, *, pinned: bool = False) -> None:
         self.size = size
         self._pinned = pinned
-        self._buffers: list[np.ndarray] = []
-        self._turn = 0
+        self._free: list[np.ndarray] = []
+        self._buffer = np.zeros((0,), np.uint8)
         self._held = 0
         self._parts: list[tuple[Owner, int]] = []
 
     def add(self, owner: Owner, inputs: np.ndarray) -> Iterator[Batch[Owner]]:
         """Copy uint8 [n, ...] of an owner; yields the batches that this completes."""
-        if self._held and self._buffers[self._turn].shape[1:] != inputs.shape[1:]:
+        if self._held and self._buffer.shape[1:] != inputs.shape[1:]:
             yield from self.flush()
         first = 0
         while first < len(inputs):
+            if not self._held:
+                self._buffer = self._room(inputs.shape[1:])
             count = min(len(inputs) - first, self.size - self._held)
-            self._room(inputs.shape[1:])[self._held : self._held + count] = inputs[first : first + count]
+            self._buffer[self._held : self._held + count] = inputs[first : first + count]
             self._held, first = self._held + count, first + count
             if self._parts and self._parts[-1][0] is owner:
                 self._parts[-1] = (owner, self._parts[-1][1] + count)
@@ -107,13 +108,18 @@ class Batcher(Generic[Owner]):
     def flush(self) -> Iterator[Batch[Owner]]:
         """What was gathered, if anything."""
         if self._held:
-            batch = Batch(self._buffers[self._turn][: self._held], self._parts)
+            batch = Batch(self._buffer[: self._held], self._parts)
             self._held, self._parts = 0, []
-            self._turn = 1 - self._turn
             yield batch
 
+    def reuse(self, batch: Batch[Owner]) -> None:
+        """A batch is not needed any more: its memory serves the next one."""
+        memory = batch.inputs.base
+        if isinstance(memory, np.ndarray):
+            self._free.append(memory)
+
     def _room(self, shape: tuple[int, ...]) -> np.ndarray:
-        if not self._buffers or self._buffers[0].shape[1:] != shape:
-            fresh = [torch.empty((self.size, *shape), dtype=torch.uint8, pin_memory=self._pinned) for _ in range(2)]
-            self._buffers = [tensor.numpy() for tensor in fresh]
-        return self._buffers[self._turn]
+        self._free = [memory for memory in self._free if memory.shape == (self.size, *shape)]
+        if self._free:
+            return self._free.pop()
+        return torch.empty((self.size, *shape), dtype=torch.uint8, pin_memory=self._pinned).numpy()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -21,6 +22,7 @@ from .encoders import Encoder
 from .pca import PCA
 from .store import to_float16
 
+_CPU_BATCH, _GPU_BATCH = 16, 64
 _NICE = 5  # decoding fills the gaps that the encoder leaves; both together keep all cores busy
 
 COMPARED = ("name", "weights_sha256", "preprocessing", "dim")
@@ -76,7 +78,8 @@ class Describer:
         encoder: from `encoders.build_encoder`.
         pca: applied after it, or None.
         sampling: which pictures.
-        batch_frames: pictures per forward pass; those of several clips share a batch when they are equally large.
+        batch_frames: pictures per forward pass; those of several clips share a batch when they are equally large. 0:
+            16 for each core on a CPU, 64 on a GPU.
         workers: child processes that decode; 0 takes one for each core of this rank.
         timeout_seconds, dali: see `pool.PoolSettings`.
 
@@ -94,21 +97,19 @@ class Describer:
         pca: PCA | None = None,
         *,
         sampling: Sampling | None = None,
-        batch_frames: int = 32,
+        batch_frames: int = 0,
         workers: int = 0,
         timeout_seconds: float = 120.0,
         dali: DaliSettings | None = None,
     ) -> None:
-        if batch_frames < 1 or workers < 0:
-            raise UsageError(
-                f"--batch-frames {batch_frames}, --decode-workers {workers}: give at least 1 frame, and 0 workers (one "
-                "a core) or more"
-            )
+        if batch_frames < 0 or workers < 0:
+            raise UsageError(f"--batch-frames {batch_frames}, --decode-workers {workers}: give 0 (by default) or more")
         self.encoder = encoder
         self.pca = check_pca(pca, encoder).to(encoder.device) if pca else None
         self.sampling = sampling or Sampling()
         self.decoder = "dali" if dali else "pyav"
-        self.batch_frames = batch_frames
+        on_gpu = encoder.device.type == "cuda"
+        self.batch_frames = batch_frames or (_GPU_BATCH if on_gpu else _CPU_BATCH)
         self.frames_encoded = 0
         self.pool = DecodePool(
             PoolSettings(
@@ -121,7 +122,11 @@ class Describer:
             )
         )
         self._batcher = self._new_batcher()
-        self._flight: tuple[Batch[_Attempt], Tensor] | None = None
+        # On a CPU each core encodes a batch of its own: threads that share a batch wait for one another, most of all
+        # where decoding takes their time. A GPU computes by itself: a batch is taken while the next is under way.
+        self._encoding = ThreadPoolExecutor(1 if on_gpu else share_of_cores(), "reelkin-encode")
+        self._most_flights = 1 if on_gpu else share_of_cores() + 1
+        self._flights: deque[tuple[Batch[_Attempt], Future[Tensor]]] = deque()
 
     def _new_batcher(self) -> Batcher[_Attempt]:
         size = max(1, self.batch_frames // self.encoder.window.frames)
@@ -145,7 +150,7 @@ class Describer:
         """
         clips: deque[_Open] = deque()
         window = self.encoder.window
-        self._batcher, self._flight = self._new_batcher(), None  # a call that was given up leaves nothing to this one
+        self._batcher, self._flights = self._new_batcher(), deque()  # nothing is left of a call that was given up
         for source, item in self.pool.decode(sources, pick):
             if not clips or clips[-1].end is not None:
                 if clips and clips[-1].source.group != source.group:
@@ -162,7 +167,9 @@ class Describer:
             while clips and clips[0].complete:
                 yield self._close(clips.popleft())
         self._encode(self._batcher.flush())
-        self._land()
+        while self._flights:
+            self._land()
+        use_share_of_cores()  # MKL has one number for all threads
         for clip in clips:
             yield self._close(clip)
 
@@ -183,25 +190,28 @@ class Describer:
 
     def _encode(self, batches: Iterator[Batch[_Attempt]]) -> None:
         for batch in batches:
-            try:
-                features = self.encoder.encode(batch.inputs)
-            except torch.OutOfMemoryError as error:
-                raise ReelkinError(
-                    f"the device has not enough memory for {len(batch.inputs)} inputs of {batch.inputs.shape[1:]}: "
-                    f"give a smaller --batch-frames than {self.batch_frames}"
-                ) from error
-            # A GPU computes by itself: the batch before is taken while this one is under way.
-            self._land()
-            self._flight = batch, self.pca.apply(features) if self.pca else features
-            if self.encoder.device.type == "cpu":
+            self._flights.append((batch, self._encoding.submit(self._features, batch.inputs)))
+            if len(self._flights) > self._most_flights:
                 self._land()
 
+    def _features(self, inputs: np.ndarray) -> Tensor:
+        """In a thread of its own."""
+        if self.encoder.device.type == "cpu":
+            torch.set_num_threads(1)  # of this thread
+        try:
+            features = self.encoder.encode(inputs)
+            return self.pca.apply(features) if self.pca else features
+        except torch.OutOfMemoryError as error:
+            raise ReelkinError(
+                f"the device has not enough memory for {len(inputs)} inputs of {inputs.shape[1:]}: give a smaller "
+                f"--batch-frames than {self.batch_frames}"
+            ) from error
+
     def _land(self) -> None:
-        if self._flight is None:
-            return
-        batch, features = self._flight
-        self._flight = None
-        rows = features.cpu().numpy()
+        """Take the features of the batch that was sent off first."""
+        batch, future = self._flights.popleft()
+        rows = future.result().cpu().numpy()
+        self._batcher.reuse(batch)
         self.frames_encoded += len(rows)
         first = 0
         for attempt, count in batch.parts:
@@ -216,8 +226,9 @@ class Describer:
         return Described(clip.source, np.concatenate(attempt.features), np.asarray(attempt.times), end.decoder)
 
     def close(self) -> None:
-        """End the child processes."""
+        """End the child processes and the threads."""
         self.pool.close()
+        self._encoding.shutdown(cancel_futures=True)
 
     def __enter__(self) -> Describer:
         return self

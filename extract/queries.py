@@ -66,7 +66,7 @@ def describer_of(
     *,
     weights: str | Path | None = None,
     device: torch.device | str = "cpu",
-    batch_frames: int = 32,
+    batch_frames: int = 0,
     workers: int = 0,
 ) -> Describer:
     """The encoder, PCA and sampling that a store was made with, ready for further videos.
@@ -91,7 +91,7 @@ def describer_from(
     *,
     weights: str | Path | None = None,
     device: torch.device | str = "cpu",
-    batch_frames: int = 32,
+    batch_frames: int = 0,
     workers: int = 0,
 ) -> Describer:
     """Like `describer_of`, from the content of a store.json and the folder that holds the PCA's file."""
