@@ -5,7 +5,7 @@
     python benchmarks/extract_speed.py --encoder torchscript --weights ENCODER.pt --videos FOLDER
 
 Both halves run with the settings of the whole, each on all cores: decoding with the same child processes, whose
-pictures are thrown away; the forward pass on pictures that lie in memory. No extraction on these cores can take less
+pictures are thrown away; the forward pass on pictures that lie in memory, a batch on each core. No extraction on these cores can take less
 than the sum, unless it decodes or computes less. The three take turns; the ratio is taken within each turn.
 """
 
@@ -15,9 +15,11 @@ import argparse
 import statistics
 import tempfile
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
+import torch
 from clips import make_clip
 
 from reelkin.extract.decoding.tasks import Chunk, Source
@@ -47,7 +49,7 @@ def main() -> None:
     parser.add_argument("--clips", type=int, default=12)
     parser.add_argument("--turns", type=int, default=3)
     parser.add_argument("--fps", type=float, default=1.0)
-    parser.add_argument("--batch-frames", type=int, default=32)
+    parser.add_argument("--batch-frames", type=int, default=0)
     parser.add_argument("--workers", type=int, default=0)
     options = parser.parse_args()
     cores = use_share_of_cores()
@@ -59,7 +61,7 @@ def main() -> None:
         with Describer(build_encoder(spec), sampling=Sampling(fps=options.fps), **settings) as describer:
             pictures = [item.frames.copy() for _, item in describer.pool.decode(sources) if isinstance(item, Chunk)]
             frames = sum(map(len, pictures))
-            batches = batched(pictures, options.batch_frames)
+            batches = batched(pictures, describer.batch_frames)
             describer.encoder(batches[0])
             print(f"{len(files)} clips, {frames} frames, {cores} cores, {describer.encoder.info['precision']}")
             ratios = []
@@ -69,8 +71,8 @@ def main() -> None:
                     pass
                 decode = time.perf_counter() - began
                 began = time.perf_counter()
-                for batch in batches:
-                    describer.encoder(batch)
+                with ThreadPoolExecutor(cores, initializer=torch.set_num_threads, initargs=(1,)) as threads:
+                    list(threads.map(describer.encoder, batches))
                 forward = time.perf_counter() - began
                 began = time.perf_counter()
                 made_frames = sum(len(described.features) for described in describer.describe(sources))
