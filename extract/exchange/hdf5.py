@@ -57,11 +57,13 @@ class Hdf5Reader:
     def __init__(self, path: Path) -> None:
         self._path = path
         self._h5py = _h5py()
+        self._links: set[str] = set()
         with _reading(path), self._open() as file:
             self._names = sorted(self._walk(file))
             fps = file.attrs.get("fps")
             self.fps = float(fps) if isinstance(fps, (float, np.floating)) and 0 < fps < 1e6 else None
-            self.timed = self.fps is None and file.attrs.get("format") == EXPORT_FORMAT
+            self._ours = file.attrs.get("format") == EXPORT_FORMAT
+            self.timed = self.fps is None and self._ours
         if not self._names:
             raise UsageError(f"from: {path} holds no dataset; a dataset per video is expected")
         self.fingerprint = fingerprint_of(stamp(path), *self._names)
@@ -79,11 +81,13 @@ class Hdf5Reader:
             return
         for name in group:
             full = f"{prefix}{name}"
-            link = group.get(name, getlink=True)
-            if isinstance(link, self._h5py.HardLink) and group.get(name, getclass=True) is self._h5py.Group:
+            encoded = name.encode("utf-8", errors="surrogateescape")
+            if group.id.links.get_info(encoded).type != self._h5py.h5l.TYPE_HARD:
+                self._links.add(full)
+            elif self._h5py.h5o.get_info(group.id, encoded).type == self._h5py.h5o.TYPE_GROUP:
                 yield from self._walk(group[name], f"{full}/", (*inside, address))
-            else:
-                yield full
+                continue
+            yield full
 
     def read(self, first: int) -> Iterator[Item]:
         """See `items.Reader`."""
@@ -92,7 +96,7 @@ class Hdf5Reader:
                 video_id = name
                 try:
                     data = self._dataset(file, name)
-                    given = data.attrs.get("video_id")
+                    given = data.attrs.get("video_id") if self._ours else None
                     video_id = given if isinstance(given, str) else name
                     problem = refuse_array(data.shape, data.dtype)
                     if problem:
@@ -106,7 +110,7 @@ class Hdf5Reader:
 
     def _dataset(self, file: Any, name: str) -> Any:
         """The dataset of this name, if its values lie in this file."""
-        if not isinstance(file.get(name, getlink=True), self._h5py.HardLink):
+        if name in self._links:
             raise DataError(Reason.FORBIDDEN_FORMAT, "a link; only datasets in the file itself are read")
         data = file[name]
         if not isinstance(data, self._h5py.Dataset) or data.shape is None:
@@ -116,7 +120,7 @@ class Hdf5Reader:
         return data
 
     def _times(self, data: Any) -> np.ndarray | None:
-        if "times" not in data.attrs:
+        if not self._ours or "times" not in data.attrs:
             return None
         identity = data.attrs.get_id("times")
         problem = refuse_array(identity.shape, identity.dtype)

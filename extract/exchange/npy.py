@@ -7,6 +7,7 @@ line.
 
 from __future__ import annotations
 
+import io
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -15,8 +16,8 @@ from typing import Any, Literal
 
 import numpy as np
 
-from ...core.errors import DataError, Reason, UsageError
-from ...core.files import publish_json, publish_text, publishing, read_json, remove_partials
+from ...core.errors import DataError, Reason, ReelkinError, UsageError
+from ...core.files import publish_json, read_json, remove_partials, temporary_beside
 from .items import EXPORT_FORMAT, Item, escaped_name, fingerprint_of, is_plain_name, refuse_array, stamp
 
 EXPORT = "export.json"
@@ -126,22 +127,36 @@ class NpyWriter:
         self.ids: dict[str, str] = {}
 
     def add(self, video_id: str, features: np.ndarray, times: np.ndarray | None) -> None:
-        """See `items.Writer`. A file that is there from before is kept if it has the right size."""
+        """See `items.Writer`. A file that is there from before is kept if it holds the same."""
         name = video_id
         if not is_plain_name(video_id):
             name = escaped_name(video_id)
             self.ids[name] = video_id
-        path = self._folder / f"{name}.npy"
+        header = io.BytesIO()
+        described = {"descr": self._dtype.str, "fortran_order": False, "shape": features.shape}
+        np.lib.format.write_array_header_1_0(header, described)
+        self._write(self._folder / f"{name}.npy", header.getvalue() + features.astype(self._dtype).tobytes())
         if times is not None:
-            publish_text(self._folder / f"{name}.times.txt", "".join(f"{float(each)!r}\n" for each in times))
-        expected = features.size * self._dtype.itemsize
-        if path.is_file() and 0 < path.stat().st_size - expected <= 4096:
-            return
-        with publishing(path) as temporary, open(temporary, "wb") as file:
-            # np.save would say nothing of a full disk but how many values it wrote
-            header = {"descr": self._dtype.str, "fortran_order": False, "shape": features.shape}
-            np.lib.format.write_array_header_1_0(file, header)
-            file.write(features.astype(self._dtype).tobytes())
+            text = "".join(f"{float(each)!r}\n" for each in times)
+            self._write(self._folder / f"{name}.times.txt", text.encode())
+
+    def _write(self, path: Path, data: bytes) -> None:
+        """Files are flushed together at the end: one by one, a million of them would take hours."""
+        try:
+            if path.is_file() and path.read_bytes() == data:
+                return
+            path.parent.mkdir(parents=True, exist_ok=True)
+            temporary = temporary_beside(path)
+            try:
+                temporary.write_bytes(data)
+                os.replace(temporary, path)
+            finally:
+                temporary.unlink(missing_ok=True)
+        except OSError as error:
+            raise ReelkinError(
+                f"cannot write {path}: {error.strerror or error}. Make room or check the permissions, then run the "
+                "same command again: what was written before is kept"
+            ) from error
 
 
 @contextmanager
@@ -169,4 +184,5 @@ def write_npy(folder: Path, dtype: str, made_from: Mapping[str, Any], fps: float
         remove_partials(root)
     writer = NpyWriter(folder, dtype)
     yield writer
+    os.sync()
     publish_json(folder / EXPORT, {**said, "complete": True, "ids": writer.ids})
