@@ -5,8 +5,9 @@
     python benchmarks/extract_speed.py --encoder torchscript --weights ENCODER.pt --videos FOLDER
 
 Both halves run with the settings of the whole, each on all cores: decoding with the same child processes, whose
-pictures are thrown away; the forward pass on pictures that lie in memory, a batch on each core. No extraction on these cores can take less
-than the sum, unless it decodes or computes less. The three take turns; the ratio is taken within each turn.
+pictures are thrown away; the forward pass on pictures that lie in memory, a batch on each core. No extraction on these
+cores can take less than the sum, unless it decodes or computes less. The three take turns; the ratio is taken within
+each turn.
 """
 
 from __future__ import annotations
