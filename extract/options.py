@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
@@ -78,8 +79,9 @@ class ExtractionOptions:
     fps: float = 1.0
     """Pictures per second, by time stamp."""
 
-    batch_frames: int = 32
-    """Most frames in a forward pass; frames of several videos share one."""
+    batch_frames: int = 0
+    """Most frames in a forward pass; frames of several videos share one. 0: 16 on a CPU, whose cores each do a batch of
+    their own, and 64 on a GPU."""
 
     decoder: Literal["auto", "pyav", "dali"] = "auto"
     """What decodes: pyav on the CPU; dali on the GPU (without one: VP8, VP9 and MJPEG on the CPU), and PyAV what DALI
@@ -112,7 +114,7 @@ class ExtractionOptions:
         if not self.encoder:
             raise UsageError(f"encoder: name one with --encoder; {encoder_list()}")
         _ = self.spec
-        if self.shards is not None and self.shards.resolve() == self.output.resolve():
+        if self.shards is not None and os.path.realpath(self.shards) == os.path.realpath(self.output):
             raise UsageError("output: must be another folder than --shards")
 
     @property
