@@ -11,7 +11,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import suppress
-from typing import Literal
 
 import av.error
 import numpy as np
@@ -39,7 +38,8 @@ def shorter_way(plan: DecodingPlan, wanted: np.ndarray, *, keyframes_only: bool)
     """How to get these pictures without decoding what they do not need, if there is a way.
 
     Damage in what is left out is not seen. That is: pictures to which no other refers, and with ``keyframes_only``, or
-    where every picture is a keyframe, all that are not wanted.
+    where every picture is a keyframe, all that are not wanted. What the packets show to be wrong (``plan.damage``) is
+    seen as ever.
 
     Args:
         plan: of the video.
@@ -63,7 +63,8 @@ def _lone_keyframes(
     awaited = next(remaining)
     number = -1
     with suppress(*_PROBLEMS):
-        stream = _prepared(container, threads, limits, "SLICE")  # there is one picture at a time
+        # One thread: there is one picture at a time, and H.264's slice threads look less closely for damage.
+        stream = _prepared(container, 1, limits)
         for packet in container.demux(stream):
             if not packet.size or packet.is_discard:
                 continue
@@ -107,7 +108,7 @@ def _without_unreferenced(
     remaining = iter(index_of)
     awaited, skipping = next(remaining), False
     with suppress(*_PROBLEMS):
-        stream = _prepared(container, threads, limits, "AUTO")
+        stream = _prepared(container, threads, limits)
         if not _marks_can_be_trusted(stream):
             return
         for packet in container.demux(stream):
@@ -138,9 +139,9 @@ def _marks_can_be_trusted(stream: VideoStream) -> bool:
     return len(record) > 21 and record[0] == 1 and record[21] >> 3 & 7 == 1
 
 
-def _prepared(container: InputContainer, threads: int, limits: Limits, kind: Literal["AUTO", "SLICE"]) -> VideoStream:
+def _prepared(container: InputContainer, threads: int, limits: Limits) -> VideoStream:
     stream = video_stream(container)
-    stream.codec_context.thread_type, stream.codec_context.thread_count = kind, threads
+    stream.codec_context.thread_type, stream.codec_context.thread_count = "AUTO", threads
     bound_pictures(stream, limits)
     return stream
 
@@ -159,7 +160,7 @@ def all_pictures(
     Raises:
         DataError: after the last good picture, when there is damage.
     """
-    stream = _prepared(container, threads, limits, "AUTO")
+    stream = _prepared(container, threads, limits)
     last = -1
     for frame in _pictures(container, stream, plan.damage):
         limits.check_size(frame.width, frame.height)
