@@ -162,7 +162,9 @@ class FeatureStore:
             size = file.stat().st_size if file.exists() else None
             if size != block["bytes"]:
                 state = "is missing" if size is None else f"has {size} bytes instead of {block['bytes']}"
-                raise ReelkinError(f"{file} {state}; copy it again, or remove store.json and run extract/run.py again")
+                raise ReelkinError(
+                    f"{file} {state}; copy it again, or remove store.json and run the command that made it again"
+                )
         manifest = path / "manifest.parquet"
         if not manifest.exists() or sha256_file(manifest) != info["tables"]["manifest.parquet"]:
             raise ReelkinError(f"{manifest} is missing or not the one store.json was written for; copy the store again")
@@ -318,8 +320,8 @@ def read_info(path: Path) -> dict[str, Any]:
                 "to finish it"
             )
         raise ReelkinError(
-            f"{path} is no finished feature store (no store.json); run extract/run.py --output {path} to make or "
-            "finish it"
+            f"{path} is no finished feature store (no store.json); run extract/run.py --output {path} (or the command "
+            "that was making it) to make or finish it"
         )
     info = read_json(path / "store.json")
     if not isinstance(info, dict) or (info.get("format"), info.get("version")) != (FORMAT, VERSION):
