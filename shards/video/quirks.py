@@ -20,6 +20,8 @@ from av.video.frame import VideoFrame
 
 _SUPERFRAME, _SUPERFRAME_MASK = 0xC0, 0xE0
 _NEVER_REORDERED = ("vp8", "vp9", "av1", "mjpeg")
+_H264_SPS = 7
+_WITH_CHROMA_FORMAT = (100, 110, 122, 244, 44, 83, 86, 118, 128)  # profiles whose parameters name it
 _MPEG4_VOL = range(0x20, 0x30)
 _AV1_SEQUENCE = 1
 _HEADER_BYTES = 4096  # parameters stand at the beginning of a packet
@@ -32,6 +34,7 @@ class Quirk(StrEnum):
     HIDDEN = "it holds pictures that are never shown"
     CHANGES = "its pictures change their size or coding within the stream"
     INTERLACED = "its pictures are interlaced"
+    GREY = "its pictures are grey and have no colour planes"
     DISORDER = "its pictures are not stored in the order of their time stamps"
     EQUAL_TIMES = "two of its pictures have the same time stamp"
     NEGATIVE_TIMES = "its time stamps begin below zero"
@@ -54,6 +57,10 @@ class PacketWatch:
         self._extradata = extradata
         self._first: object = None
         self._last_time: int | None = None
+        if codec == "h264" and any(
+            unit[0] & 31 == _H264_SPS and _is_grey(unit) for unit in _units_of_record(extradata)
+        ):
+            self.quirks.add(Quirk.GREY)
 
     def see(self, packet: Packet) -> None:
         """The next packet, in decoding order; it holds bytes."""
@@ -105,11 +112,13 @@ class PacketWatch:
         found = []
         for unit in self._nal_units(head):
             kind = unit[0] & 31 if self._codec == "h264" else unit[0] >> 1 & 63
-            picture, parameter_set = ((1, 5), 7) if self._codec == "h264" else ((0, 31), 33)
+            picture, parameter_set = ((1, 5), _H264_SPS) if self._codec == "h264" else ((0, 31), 33)
             if picture[0] <= kind <= picture[1]:
                 break
             if kind == parameter_set:
                 found.append(unit)
+                if self._codec == "h264" and _is_grey(unit):
+                    self.quirks.add(Quirk.GREY)
         if self._extradata.startswith(b"\x01") and any(unit not in self._extradata for unit in found):
             self.quirks.add(Quirk.CHANGES)
         return found
@@ -153,6 +162,23 @@ def _units(data: bytes) -> Iterator[bytes]:
     for part in data.split(b"\x00\x00\x01")[1:]:
         if unit := part.rstrip(b"\x00"):
             yield unit
+
+
+def _units_of_record(extradata: bytes) -> Iterator[bytes]:
+    """The first parameter set of a record of version 1 (ISO/IEC 14496-15), or all units behind start codes."""
+    if not extradata.startswith(b"\x01"):
+        yield from _units(extradata)
+    elif unit := extradata[8 : 8 + int.from_bytes(extradata[6:8], "big")]:
+        yield unit
+
+
+def _is_grey(sps: bytes) -> bool:
+    """Whether an H.264 sequence parameter set (ITU-T H.264, 7.3.2.1.1) has chroma_format_idc 0. FFmpeg calls such
+    pictures yuv420p as well."""
+    if len(sps) < 5 or sps[1] not in _WITH_CHROMA_FORMAT:
+        return False
+    bits = _Bits(memoryview(sps)[4:])
+    return bits.golomb() >= 0 and bits.golomb() == 0  # behind the number of the set
 
 
 def _obus(data: bytes) -> Iterator[tuple[int, bytes]]:
@@ -251,3 +277,10 @@ class _Bits:
     def take(self, count: int) -> int:
         self._left -= count
         return self._value >> self._left & (1 << count) - 1
+
+    def golomb(self) -> int:
+        """The next number in Exp-Golomb code (ITU-T H.264, 9.1)."""
+        zeros = 0
+        while not self.take(1) and zeros < 32:
+            zeros += 1
+        return (1 << zeros) - 1 + self.take(zeros)

@@ -7,6 +7,7 @@ from fractions import Fraction
 from pathlib import Path
 
 import av
+import numpy as np
 import pytest
 from av.stream import Disposition
 from imageio_ffmpeg import get_ffmpeg_exe
@@ -134,6 +135,15 @@ def test_a_second_video_stream_shows_and_a_cover_picture_does_not(tmp_path: Path
     assert make_plan(tmp_path / "two.mp4").quirks == {Quirk.SEVERAL_STREAMS}
 
 
+@pytest.mark.parametrize("container", ["mp4", "mkv", "ts"])
+def test_grey_h264_shows_although_its_pixel_format_does_not_say_so(container: str, tmp_path: Path) -> None:
+    grey = make_plan(videos.make_video(tmp_path / f"grey.{container}", pix_fmt="gray", seconds=1))
+    assert grey.probe.pix_fmt == "yuv420p" and grey.quirks == {Quirk.GREY}
+    for profile in ("baseline", "high"):
+        path = tmp_path / f"{profile}.{container}"
+        assert make_plan(videos.make_video(path, options={"profile": profile}, seconds=1)).quirks == frozenset()
+
+
 def test_interlaced_pictures_show(tmp_path: Path) -> None:
     options = {"flags": "+ildct+ilme"}
     path = videos.make_video(tmp_path / "a.ts", codec="mpeg2video", options=options, seconds=1)
@@ -177,3 +187,20 @@ def test_time_stamps_out_of_order_show_where_pictures_are_never_reordered(
         packet.pts = {4: 500, 5: 400}.get(number, packet.pts)
         watch.see(packet)
     assert watch.quirks == found
+
+
+@pytest.mark.parametrize("codec", ["vp8", "vp9", "av1", "mjpeg", "h264", "hevc", "mpeg4", "theora"])
+def test_no_bytes_make_the_search_fail(codec: str) -> None:
+    rng = np.random.default_rng(0)
+    for number in range(300):
+        record = rng.bytes(int(rng.integers(0, 40)))
+        if number % 2:
+            record = b"\x01" + record[1:5] + bytes(int(rng.integers(0, 9))) + record[9:]
+        watch = PacketWatch(codec, record)
+        for _ in range(4):
+            data = bytearray(rng.bytes(int(rng.integers(1, 60))))
+            data[: int(rng.integers(0, 5))] = b"\x00\x00\x01\x67\x64"[: int(rng.integers(0, 6))]
+            packet = av.Packet(bytes(data or b"\x00"))
+            packet.is_keyframe = bool(rng.integers(0, 2))
+            watch.see(packet)
+        assert watch.quirks <= set(Quirk)
