@@ -78,7 +78,7 @@ class PacketWatch:
             if not data[0] & 1:  # a keyframe: width and height with their scale
                 parameters = bytes(data[6:10])
         elif self._codec == "mjpeg":
-            parameters = _jpeg_size(data)
+            parameters = _jpeg_frame(data)
         elif packet.is_keyframe:
             if packet.has_sidedata("new_extradata"):
                 self.quirks.add(Quirk.CHANGES)
@@ -196,13 +196,13 @@ def _obus(data: bytes) -> Iterator[tuple[int, bytes]]:
         at += size
 
 
-def _jpeg_size(data: memoryview) -> bytes | None:
-    """Height and width as the frame header has them."""
+def _jpeg_frame(data: memoryview) -> bytes | None:
+    """Precision, height, width and the sampling of each component, as the frame header has them."""
     at = 2
-    while at + 9 <= len(data) and data[at] == 0xFF:
+    while at + 10 <= len(data) and data[at] == 0xFF:
         marker = data[at + 1]
         if 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):
-            return bytes(data[at + 5 : at + 9])
+            return bytes(data[at + 4 : at + 10]) + bytes(data[at + 11 : at + 10 + 3 * data[at + 9] : 3])
         at += 2 + int.from_bytes(data[at + 2 : at + 4], "big")
     return None
 

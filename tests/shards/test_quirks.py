@@ -11,7 +11,10 @@ import numpy as np
 import pytest
 from av.stream import Disposition
 from imageio_ffmpeg import get_ffmpeg_exe
+from PIL import Image
 
+from reelkin.shards.video.container import Limits
+from reelkin.shards.video.frames import pack_frames
 from reelkin.shards.video.probe import make_plan
 from reelkin.shards.video.quirks import PacketWatch, Quirk
 from reelkin.tests.helpers import videos
@@ -58,6 +61,21 @@ def test_a_change_of_size_shows_and_a_usual_video_has_no_quirk(codec: str, tmp_p
     change = joined(tmp_path / f"change.{container}", parts[:2])
     assert len(videos.decode_all(change)) == 24
     assert Quirk.CHANGES in make_plan(change).quirks
+
+
+def test_jpeg_pictures_whose_colours_are_sampled_differently_show(tmp_path: Path) -> None:
+    def packed(name: str, subsampling: list[int]) -> Path:
+        folder = tmp_path / name
+        folder.mkdir()
+        for number, kind in enumerate(subsampling):
+            picture = Image.fromarray(videos.picture(number))
+            picture.save(folder / f"{number}.jpg", quality=90, subsampling=kind)
+        path = tmp_path / f"{name}.mp4"
+        pack_frames(folder, path, frame_rate=5, names="number", limits=Limits())
+        return path
+
+    assert make_plan(packed("alike", [2, 2, 2])).quirks == frozenset()
+    assert make_plan(packed("mixed", [2, 2, 0])).quirks == {Quirk.CHANGES}
 
 
 def test_av1_that_changes_size_shows(tmp_path: Path) -> None:
