@@ -197,6 +197,16 @@ class FeatureStore:
         frames: np.ndarray = self._accepted.column("num_frames").to_numpy()
         return frames
 
+    @cached_property
+    def _columns(self) -> list[tuple[list[Any], np.ndarray]]:
+        """Of every column of the manifest: its different values, and which of them each video has."""
+        columns = []
+        for column in self._accepted.columns:
+            encoded = column.combine_chunks()
+            encoded = encoded if pa.types.is_dictionary(encoded.type) else encoded.dictionary_encode()
+            columns.append((encoded.dictionary.to_pylist(), encoded.indices.to_numpy()))
+        return columns
+
     def __len__(self) -> int:
         return self._accepted.num_rows
 
@@ -213,7 +223,8 @@ class FeatureStore:
 
     def row(self, video_id: str) -> StoreRow:
         """The manifest row of a video with features. Raises KeyError for other ids."""
-        return to_rows(self._accepted.slice(self._number(video_id), 1))[0]
+        number = self._number(video_id)
+        return StoreRow(*(values[codes.item(number)] for values, codes in self._columns))
 
     def members(self) -> dict[str, dict[str, int]]:
         """By name of a block, in the order of store.json: its videos, each with its number there, by number."""
