@@ -63,6 +63,7 @@ class Origin:
         encoder, sampling, decoder: as in store.json.
         pca: as in store.json, or None.
         pca_file: the PCA's file, to be copied.
+        dim: what the features must have; None: any, and it is recorded in the encoder.
     """
 
     encoder: Mapping[str, Any]
@@ -70,13 +71,15 @@ class Origin:
     decoder: str = "imported"
     pca: Mapping[str, Any] | None = None
     pca_file: Path | None = None
+    dim: int | None = None
 
     @classmethod
     def like(cls, store: FeatureStore) -> Origin:
         """Made as another store's features were, on the word of whoever says so."""
         info, pca = store.info, store.info.get("pca")
         file = store.path / pca["file"] if pca else None
-        return cls(info.get("encoder") or {}, info.get("sampling") or {}, info.get("decoder") or "", pca, file)
+        sampling, decoder = info.get("sampling") or {}, info.get("decoder") or ""
+        return cls(info.get("encoder") or {}, sampling, decoder, pca, file, store.dim)
 
 
 @dataclass(eq=False)
@@ -136,6 +139,8 @@ class Import:
         """
         shape = self.shape()
         dim = self._dim(shape)
+        if self.origin.dim not in (None, dim):
+            raise UsageError(f"like: its features have {self.origin.dim} dimensions, these {dim}")
         settings = self._settings(shape)
         begun = self._begun(settings)
         source = f"{self.reader.fingerprint} {self.fps} {self.limit}"
@@ -197,7 +202,7 @@ class Import:
 
     def _encoder(self, shape: tuple[int, ...]) -> dict[str, Any]:
         encoder = dict(self.origin.encoder)
-        if self.origin.decoder != "imported":
+        if self.origin.dim is not None:
             return encoder
         regions = {"regions": shape[0], "regions_kept": self.regions} if len(shape) == 2 else {}
         return {**encoder, "dim": self._dim(shape), **regions}

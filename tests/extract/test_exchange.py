@@ -201,13 +201,14 @@ def test_other_features_in_the_folder_are_refused(tmp_path: Path) -> None:
         take(source, extracted.path)
 
 
-def test_features_said_to_be_like_a_store_bear_its_settings(tmp_path: Path) -> None:
+@pytest.mark.parametrize("decoder", ["pyav", "imported"])
+def test_features_said_to_be_like_a_store_bear_its_settings(decoder: str, tmp_path: Path) -> None:
     (tmp_path / "made").mkdir()
     (tmp_path / "made/pca.safetensors").write_bytes(b"the pca")
     info = {
         "encoder": {"name": "x", "dim": 99},
         "sampling": {"mode": "times", "fps": 2.0},
-        "decoder": "pyav",
+        "decoder": decoder,
         "pca": {"file": "pca.safetensors", "sha256": "0" * 64, "dim": 8},
     }
     made = write_store(tmp_path / "made", {"a": (make(2), np.arange(2) / 2)}, info)
@@ -216,6 +217,8 @@ def test_features_said_to_be_like_a_store_bear_its_settings(tmp_path: Path) -> N
     assert {key: back.info[key] for key in info} == info
     assert (tmp_path / "back/pca.safetensors").read_bytes() == b"the pca"
     np.testing.assert_array_equal(back.times("a"), made.times("a"))
+    with pytest.raises(UsageError, match="its features have 8 dimensions, these 5"):
+        take(write_h5(tmp_path / "other.h5", {"a": make(2, 5)}), tmp_path / "no", origin=Origin.like(made))
 
 
 def test_memory_does_not_grow_with_the_number_of_videos(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
