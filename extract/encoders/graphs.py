@@ -45,6 +45,7 @@ _ACTIVATIONS: dict[Any, Callable[[fx.Node], tuple[str, list[float]] | None]] = {
 
 
 _NUMBERS = itertools.count()
+_TYPICAL_BATCH = 16
 
 
 class CannotTrace(Exception):
@@ -141,18 +142,25 @@ def fuse(graph: fx.GraphModule) -> fx.GraphModule:
 
 
 def drop_idle_casts(graph: fx.GraphModule, example: Tensor) -> fx.GraphModule:
-    """Remove conversions to the type that a tensor has already, in place; the types are observed in one run."""
+    """Remove conversions to the type that a tensor has already, in place; the types are observed in one run.
+
+    Seen in the same run, and left as ``graph.meta["largest_bytes"]``: the largest tensor per input.
+    """
     types: dict[fx.Node, torch.dtype] = {}
+    sizes = [1]
 
     class Observer(fx.Interpreter):
         def run_node(self, n: fx.Node) -> Any:
             result = super().run_node(n)
             if isinstance(result, Tensor):
                 types[n] = result.dtype
+                if n.op == "call_function":
+                    sizes.append(result.nbytes // len(example))
             return result
 
     with torch.inference_mode():
         Observer(graph).run(example)
+    graph.meta["largest_bytes"] = max(sizes)
     for node in list(graph.graph.nodes):
         if node.meta.get("cast") and types[node.args[0]] == types[node]:
             node.replace_all_uses_with(node.args[0])
@@ -283,7 +291,10 @@ def _fuse_one(graph: fx.GraphModule, node: fx.Node, weight: Tensor, bias: Tensor
         activation = _ACTIVATIONS[user.target](user)
         if activation and (other is None or activation[0] == "relu"):
             (name, scalars), last = activation, user
-    packed = mkldnn._reorder_convolution_weight(weight.contiguous(), padding, stride, dilation, groups)
+    size = _shape(source)
+    # the best layout depends on the size of the maps, hardly on their number
+    typical = None if size is None else [_TYPICAL_BATCH, *size[1:]]
+    packed = mkldnn._reorder_convolution_weight(weight.contiguous(), padding, stride, dilation, groups, typical)
     weights = _add_constant(graph, node, packed)
     biases = None if bias is None else _add_constant(graph, node, bias)
     arguments: tuple[Any, ...] = (weights, biases, padding, stride, dilation, groups)

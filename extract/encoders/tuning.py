@@ -33,6 +33,10 @@ times farther off than these, so this keeps them above 0.999."""
 SAME_COSINE = 0.999999
 """What a float32 graph must reach: it only computes in another order."""
 
+REUSED_BYTES = 30 << 20
+"""Largest tensor in a call on CPUs. glibc keeps blocks up to 32 MiB for the next use; larger ones come from the system
+page by page, each time anew, which was measured to take longer than a convolution that writes them."""
+
 COMPILED_BATCH = {4: 16, 5: 4}
 """Inputs per call of a compiled network, by the dimensions of its input: frames, clips."""
 
@@ -72,6 +76,7 @@ class Tuned:
         how: "graph", "compiled", "frozen" (TorchScript) or "eager".
         shape: inputs [N, *shape] take the fast way; None: all of them do.
         batch: inputs per call, the last ones filled up with zeros; 0: as many as come.
+        most: of inputs in a call of ``fast``; 0: as many as come.
     """
 
     fast: Callable[[Tensor], Tensor]
@@ -80,13 +85,19 @@ class Tuned:
     how: str
     shape: tuple[int, ...] | None = None
     batch: int = 0
+    most: int = 0
 
     def __call__(self, x: Tensor) -> Tensor:
         """[N, ...] as the network takes it -> what it gives."""
         with torch.inference_mode():
             if self.shape is not None and tuple(x.shape[1:]) != self.shape:
                 return self.general(x)
-            return self.fast(x) if not self.batch else self._in_full_batches(x)
+            if self.batch:
+                return self._in_full_batches(x)
+            if self.most and len(x) > self.most:
+                parts = -(-len(x) // self.most)  # about equally large, so that none is small
+                return torch.cat([self.fast(part) for part in x.tensor_split(parts)])
+            return self.fast(x)
 
     def _in_full_batches(self, x: Tensor) -> Tensor:
         parts = []
@@ -166,7 +177,9 @@ def _ways(
             fast = torch.compile(made, dynamic=False, options={"freezing": True})
             return Tuned(fast, general, precision, "compiled", shape, COMPILED_BATCH[example.ndim])
         graphs.fuse(made)
-        return Tuned(graphs.drop_idle_casts(made, example[:2]), general, precision, "graph", shape)
+        made = graphs.drop_idle_casts(made, example[:2])
+        most = max(1, REUSED_BYTES // made.meta["largest_bytes"])
+        return Tuned(made, general, precision, "graph", shape, most=most)
 
     def as_it_is(precision: Really) -> Tuned:
         run = _casting(network, precision)
