@@ -14,7 +14,7 @@ RUNTIME = [
     "torchvision>=0.26,<0.29",  # 0.26 goes with torch 2.11, 0.27 with 2.12, 0.28 with 2.13; pip holds them together
     "numpy>=2.0",
     "pillow>=11",
-    "av>=16",
+    "av>=18",  # earlier ones scale with flags of another name
     "safetensors>=0.5",
     "pyarrow>=18",
     "tyro>=1.0",
@@ -34,6 +34,9 @@ EXTRAS = {
     # Horovod comes as source only and needs the recipe in launch/horovod_build.py; setuptools is what it runs on
     # from Python 3.12 on (it imports distutils).
     "horovod": ["horovod==0.28.1", "setuptools>=68"],
+    # Features of other projects come as HDF5; networks beyond torchvision's are timm's.
+    "hdf5": ["h5py>=3.11"],
+    "timm": ["timm>=1.0"],
     "test": [
         "pytest>=8",
         "pytest-timeout>=2.3",
@@ -42,6 +45,9 @@ EXTRAS = {
         "scipy>=1.14",
         "webdataset>=1.0",  # the tests read shards with it, as others may
         "imageio-ffmpeg>=0.6",  # an ffmpeg of its own build, the tests' second opinion on what can be decoded
+        "opencv-python-headless>=4.10",  # the published frame picking and scaling, to compare with
+        "h5py>=3.11",
+        "timm>=1.0",
         "ruff>=0.9",
         "mypy>=1.14",
         "import-linter>=2.1",

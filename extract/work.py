@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..core.errors import ReelkinError
+from ..core.errors import ReelkinError, UsageError
 from ..core.seeds import seed_of
 from ..shards.manifest import OK, ClipRow, VideoRow
 from ..shards.reader import ShardSet
@@ -66,6 +66,7 @@ def list_work(shards: ShardSet, videos: Sequence[VideoRow], sampling: Sampling) 
     its blocks.
 
     Raises:
+        UsageError: "tca-legacy", and a video was cut into clips.
         ReelkinError: the clips of a video lie in several shards, or in none.
     """
     wanted = {video.video_id: video for video in videos if video.status == OK}
@@ -80,6 +81,11 @@ def list_work(shards: ShardSet, videos: Sequence[VideoRow], sampling: Sampling) 
                     "one shard: build the shards again"
                 )
             clips.setdefault(clip.video_id, []).append(clip)
+        if sampling.mode == "tca-legacy" and (cut := [name for name, rows in clips.items() if len(rows) > 1]):
+            raise UsageError(
+                f"sampling tca-legacy counts the pictures of whole videos, and {cut[0]!r} was cut into clips: build "
+                "the shards without --clip-seconds, or sample by times"
+            )
         for number, names in enumerate(_divided(clips, sampling)):
             kept = [name for name in names if name in wanted]
             if kept:

@@ -84,13 +84,12 @@ def _decode(
     out: Output,
 ) -> None:
     """Send the sampled pictures but the first ``skip``, which the parent has already."""
+    samples = samples.take(np.arange(skip, len(samples)))
     frames = iter_frames(
         source, plan=plan, samples=samples, short_side=geometry.short_side, scaling=geometry.scaling, limits=limits
     )
     room, filled, number = None, 0, -1
     for number, frame in enumerate(frames):
-        if number < skip:
-            continue
         picture = geometry.cut(frame.picture)
         if room is None:
             room, filled = out.room((out.at_once(len(samples) - number, picture.shape), *picture.shape)), 0
