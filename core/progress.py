@@ -120,6 +120,11 @@ class Progress:
             self._ask_for_more()
             self._line(last=True)
 
+    def hear(self) -> None:
+        """Ask now for what was done elsewhere."""
+        with self._lock:
+            self._ask_for_more()
+
     def _ask_for_more(self) -> None:
         if self._more:
             done, size, reasons = self._more()

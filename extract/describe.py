@@ -206,6 +206,13 @@ class Describer:
                 f"the device has not enough memory for {len(inputs)} inputs of {inputs.shape[1:]}: give a smaller "
                 f"--batch-frames than {self.batch_frames}"
             ) from error
+        except (RuntimeError, torch.jit.Error) as error:
+            info, lines = self.encoder.info, str(error).strip().splitlines()
+            raise ReelkinError(
+                f"the encoder {info['name']} ({info['weights']}) fails at {len(inputs)} inputs of {inputs.shape[1:]}: "
+                f"{lines[-1].strip() if lines else type(error).__name__}; with REELKIN_TRACEBACK=1 in the environment "
+                "the command shows where"
+            ) from error
 
     def _land(self) -> None:
         """Take the features of the batch that was sent off first."""

@@ -204,6 +204,9 @@ class _Share:
                 if not making.waiting:
                     self._write(self._making.pop(described.source.group))
             self._begin(progress)
+            self._engine.barrier("pieces")  # the last line counts what all ranks did
+            progress.hear()
+            progress.advance(0, note=self._note(progress))
 
     def _sources(self) -> Iterator[Source]:
         """Clips to decode, of one claimed piece after the other. Runs in the decoder's thread."""
@@ -251,13 +254,12 @@ class _Share:
             features, times = np.zeros((0, self._describer.dim), np.float16), np.zeros(0)
         making.kept[video_id] = row, features, times
         self._frames += len(features)
-        waited = self._describer.pool.waited / max(1e-9, progress.seconds)
-        note = f"{self._frames} frames, {self._frames / max(1e-9, progress.seconds):.3g} frames/s"
-        progress.advance(
-            bytes=sum(clip.bytes for clip in clips),
-            reason=row.reason,
-            note=f"{note}, {waited:.0%} waiting for decoding",
-        )
+        progress.advance(bytes=sum(clip.bytes for clip in clips), reason=row.reason, note=self._note(progress))
+
+    def _note(self, progress: Progress) -> str:
+        seconds = max(1e-9, progress.seconds)
+        waited = self._describer.pool.waited / seconds
+        return f"{self._frames} frames, {self._frames / seconds:.3g} frames/s, {waited:.0%} waiting for decoding"
 
     def _begin(self, progress: Progress) -> None:
         """Count what pieces that were begun have from earlier blocks; write those of which nothing is left to do."""
