@@ -202,6 +202,7 @@ def _cast(graph: fx.GraphModule, before: fx.Node, node: fx.Node, dtype: torch.dt
     with graph.graph.inserting_before(before):
         converted = graph.graph.call_function(aten._to_copy.default, (node,), {"dtype": dtype})
     converted.meta["cast"] = True
+    converted.meta["val"] = node.meta.get("val")  # its shape counts
     return converted
 
 
