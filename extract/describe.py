@@ -25,8 +25,8 @@ from .store import to_float16
 _CPU_BATCH, _GPU_BATCH = 16, 64
 _NICE = 5  # decoding fills the gaps that the encoder leaves; both together keep all cores busy
 
-COMPARED = ("name", "weights_sha256", "preprocessing", "dim")
-"""The keys of an encoder's info that must agree where features meet (a PCA, a query)."""
+COMPARED = ("name", "weights_sha256", "preprocessing", "dim", "stages", "descriptor", "window", "inflate")
+"""The keys of an encoder's info that must agree where features meet (a PCA, a query); not every encoder has all."""
 
 
 @dataclass(eq=False)

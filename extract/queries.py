@@ -100,10 +100,10 @@ def describer_from(
         raise ReelkinError(f"{folder} does not say how its features were made; raw videos cannot be compared with it")
     encoder = build_encoder(_spec(made, weights), device)
     for key in COMPARED:
-        if encoder.info[key] != made[key]:
+        if encoder.info.get(key) != made.get(key):
             raise ReelkinError(
-                f"the encoder differs from the one of {folder}: {key} was {made[key]!r}, is {encoder.info[key]!r} now; "
-                f"pass the file it was made with ({made.get('weights')}) as --weights"
+                f"the encoder differs from the one of {folder}: {key} was {made.get(key)!r}, is "
+                f"{encoder.info.get(key)!r} now; pass the file it was made with ({made.get('weights')}) as --weights"
             )
     pca = None
     if info.get("pca"):
