@@ -11,16 +11,17 @@ import torch
 
 from reelkin.core.errors import ExitCode, ReelkinError, UsageError
 from reelkin.core.files import sha256_file
+from reelkin.extract.decoding.tasks import Source
 from reelkin.extract.describe import Describer
 from reelkin.extract.encoders import EncoderSpec, build_encoder
 from reelkin.extract.pca import PCA, fit_pca
-from reelkin.extract.prefetch import Source
 from reelkin.extract.store import FeatureStore, write_store
 from reelkin.search.api import similarity
 from reelkin.search.index import SearchIndex
 from reelkin.search.query import VideoEmbedder, check_weights
 from reelkin.search.run import main
 from reelkin.shards.video.encode import VideoWriter
+from reelkin.shards.video.sampling import Sampling
 from reelkin.train.checkpoint import save_model
 from reelkin.train.tca import TCA, TCAConfig
 
@@ -54,14 +55,14 @@ class World:
         self.videos = {f"scene_{n}": scene(folder / f"scene_{n}.mp4", n) for n in range(6)}
         self.part = scene(folder / "part of 2.mp4", 2, first=2)
         encoder = build_encoder(EncoderSpec("torchscript", weights=str(self.weights), size=64))
-        plain = Describer(encoder)
         sources = [Source(name, path) for name, path in self.videos.items()]
-        described = list(plain.describe(sources))
+        with Describer(encoder) as plain:
+            described = list(plain.describe(sources))
         fit_pca(np.concatenate([each.features for each in described]), 8).save(folder / "pca.safetensors")
         pca = PCA.load(folder / "pca.safetensors")
-        info = {"encoder": encoder.info, "sampling": {"fps": 1.0}, "decoder": "pyav"}
+        info = {"encoder": encoder.info, "sampling": Sampling().as_dict(), "decoder": "pyav"}
         info["pca"] = {"sha256": sha256_file(folder / "pca.safetensors"), "file": "pca.safetensors"}
-        write_store(folder / "store", {d.key: (pca.apply(d.features), d.times) for d in described}, info)
+        write_store(folder / "store", {d.source.key: (pca.apply(d.features), d.times) for d in described}, info)
         (folder / "pca.safetensors").rename(folder / "store" / "pca.safetensors")
         save_model(TCA(TCAConfig(dim=8, num_heads=2, feedforward=16)), folder / "model")
         command = ["index", "--features", str(folder / "store"), "--model", str(folder / "model")]
