@@ -74,6 +74,7 @@ class Lane(ABC):
     def __init__(self, start: Callable[[], Worker], timeout_seconds: float) -> None:
         self._start = start
         self._timeout = timeout_seconds
+        self._bad_starts = 0  # one after the other
         self.worker: Worker | None = None
 
     @property
@@ -110,14 +111,17 @@ class Lane(ABC):
             if "failure" in message:
                 raise ReelkinError(message["failure"])
             self._take(message, run)
-        except (ValueError, KeyError, TypeError, IndexError) as error:
+        except (ValueError, KeyError, TypeError, IndexError, OverflowError) as error:
             if isinstance(error, ReelkinError):
                 raise
             self._replace(run)
 
     def _replace(self, run: Listener) -> None:
         assert self.worker is not None
-        self.worker.check_start()
+        self._bad_starts = 0 if self.worker.ready else self._bad_starts + 1
+        # Something may kill a child while it starts; one that ends by itself will do so again.
+        if self._bad_starts >= _ATTEMPTS or (self._bad_starts and not self.worker.killed):
+            self.worker.check_start(ended=True)
         why = self.worker.why_gone()
         self.worker.close()
         self.worker = None
@@ -135,9 +139,11 @@ class Lane(ABC):
 
     def _chunk(self, clip: Clip, chunk: dict[str, Any], run: Listener) -> None:
         assert self.worker is not None
-        pictures = self.worker.pictures(chunk)
+        pictures, times = self.worker.pictures(chunk), np.asarray(chunk["times"], np.float64)
+        if not np.isfinite(times).all():
+            raise ValueError(f"pictures at {times} seconds")
         clip.received += len(pictures)
-        run.put(clip, Chunk(pictures, np.asarray(chunk["times"], np.float64)), self.worker.arena)
+        run.put(clip, Chunk(pictures, times), self.worker.arena)
 
     def _ready_worker(self) -> Worker:
         if self.worker is None:
@@ -212,7 +218,7 @@ class PyavLane(Lane):
         clip.attempts += 1
         if why.reason is Reason.TIMEOUT or clip.attempts >= _ATTEMPTS:
             self.clips.popleft()
-            clip.decided = True
+            clip.decided, clip.request = True, None
             run.put(clip, End("pyav", why))
 
     def _resume(self) -> None:

@@ -18,6 +18,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, field
 from multiprocessing.connection import wait
 
+from ...core.errors import ReelkinError
 from ...shards.video.container import Limits
 from ...shards.video.sampling import Sampling
 from .arena import Arena
@@ -108,6 +109,8 @@ class DecodePool:
         self._runs: queue.SimpleQueue[_Run | None] = queue.SimpleQueue()
         self._thread: threading.Thread | None = None
         self._busy = threading.Lock()
+        self._busy_for = 0
+        self._closing = False
 
     def decode(self, sources: Iterable[Source], pick: Pick | None = None) -> Iterator[tuple[Source, Item]]:
         """Decode clips and yield what comes of them, clip by clip in the order of ``sources``.
@@ -121,10 +124,15 @@ class DecodePool:
 
         Raises:
             ReelkinError: a shard is not as it was written, or children cannot be started.
+            RuntimeError: an earlier call of the same thread is not at its end (other threads wait for it).
         """
+        if self._busy.locked() and self._busy_for == threading.get_ident():
+            raise RuntimeError("clips are being decoded: take all that comes of the earlier call, or close it")
         with self._busy:
+            self._busy_for = threading.get_ident()
             if self._thread is None:
                 # Children die with the thread that started them, so it has to last as long as they.
+                self._closing = False
                 self._thread = threading.Thread(target=self._serve, name="reelkin-decode", daemon=True)
                 self._thread.start()
             run = _Run(self, iter(sources), pick)
@@ -175,8 +183,9 @@ class DecodePool:
         return [lane.worker.pid for lane in self.lanes if lane.worker is not None]
 
     def close(self) -> None:
-        """End the children."""
+        """End the children, and what is being decoded."""
         if self._thread is not None:
+            self._closing = True
             self._runs.put(None)
             self._thread.join()
             self._thread = None
@@ -237,6 +246,8 @@ class _Run:
     def serve(self) -> None:
         try:
             while not self._stopped:
+                if self._pool._closing:
+                    raise ReelkinError("the processes for decoding were closed before all was decoded")
                 self._hand_out()
                 lanes = {lane.worker.connection: lane for lane in self._pool.lanes if lane.busy and lane.worker}
                 if not lanes and self._exhausted and not self._to_retake:

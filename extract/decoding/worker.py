@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import os
+import queue
 import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from multiprocessing.connection import Pipe
 from typing import Any
@@ -65,13 +67,20 @@ class Worker:
                 "files and memory, then run the same command again"
             ) from error
         theirs.close()
+        self._outbox: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()
+        self._sender = threading.Thread(target=self._pass_on, name="reelkin-send", daemon=True)
+        self._sender.start()
         self.pid = self._process.pid
         self.ready = False
         self._give_up = time.monotonic() + _START_SECONDS
 
-    def check_start(self) -> None:
-        """Raise ReelkinError when the child ended, or time ran out, before it was ready."""
-        if not self.ready and (self._process.poll() is not None or time.monotonic() > self._give_up):
+    def check_start(self, ended: bool = False) -> None:
+        """Raise ReelkinError when the child ended, or time ran out, before it was ready.
+
+        Args:
+            ended: its pipe is closed, which happens a moment before it can be seen to have ended.
+        """
+        if not self.ready and (ended or self._process.poll() is not None or time.monotonic() > self._give_up):
             text = self.errors().splitlines()
             self.close()
             raise ReelkinError(
@@ -79,12 +88,26 @@ class Worker:
                 "check that reelkin is installed for this Python, and the limits on memory and processes"
             )
 
-    def send(self, message: dict[str, Any]) -> None:
-        """Send a request, or the answer to a question. To a child that is gone nothing is sent."""
+    @property
+    def killed(self) -> bool:
+        """A signal ended it."""
         try:
-            self.connection.send_bytes(json.dumps(message).encode("ascii"))
-        except OSError:
-            pass
+            return self._process.wait(_LAST_SECONDS) < 0
+        except subprocess.TimeoutExpired:
+            return False
+
+    def send(self, message: dict[str, Any]) -> None:
+        """Send a request, or the answer to a question, without waiting: a child that is busy reads it later, and needs
+        somebody who listens until then. To a child that is gone nothing is sent."""
+        self._outbox.put(json.dumps(message).encode("ascii"))
+
+    def _pass_on(self) -> None:
+        """In a thread of its own."""
+        while (data := self._outbox.get()) is not None:
+            try:
+                self.connection.send_bytes(data)
+            except OSError:
+                return
 
     def receive(self) -> dict[str, Any] | None:
         """The next message, waited for; None when the child is gone, or talks nonsense (a decoder may have written over
@@ -131,6 +154,8 @@ class Worker:
             self._process.wait(_REAP_SECONDS)
         except subprocess.TimeoutExpired:
             pass
+        self._outbox.put(None)
+        self._sender.join(_REAP_SECONDS)
         if not self.connection.closed:
             self.connection.close()
             self.arena.close()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import signal
+import threading
 from dataclasses import replace
 from pathlib import Path
 
@@ -147,3 +148,22 @@ def test_a_clip_that_kills_the_dali_process_is_decoded_by_pyav(
         assert pool.retaken == 1
     assert [end.decoder for _, end in found] == ["dali", "pyav", "dali", "pyav"]
     np.testing.assert_array_equal(found[1][0], decoded_alone(folder / "0_vp9.webm"))
+
+
+def test_requests_larger_than_a_pipe_holds_do_not_stand_in_the_way_of_answers(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pool_module, "_DALI_CLIPS", 4)  # each request then takes about 400 kB, and there are two
+    found: dict[str, int] = {}
+
+    def take_all() -> None:
+        with DecodePool(replace(SETTINGS, sampling=Sampling(fps=4000.0))) as pool:
+            for source, item in pool.decode(Source(str(number), folder / "0_vp9.webm") for number in range(8)):
+                if isinstance(item, Chunk):
+                    found[source.key] = found.get(source.key, 0) + len(item.frames)
+
+    thread = threading.Thread(target=take_all, daemon=True)
+    thread.start()
+    thread.join(60)
+    assert not thread.is_alive()
+    assert list(found.values()) == [3992] * 8  # the last instants are in the 2 ms that do not count

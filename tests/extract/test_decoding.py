@@ -7,6 +7,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterable
 from dataclasses import replace
@@ -188,6 +189,33 @@ def test_nobody_reads_on_and_the_pool_can_be_used_again(folder: Path) -> None:
         assert len(all_of(pool, [Source("a", folder / "4.mp4")])["a"][0]) == 25
         pids = pool.pids
     assert pids and not [pid for pid in pids if os.path.exists(f"/proc/{pid}")]
+
+
+def test_a_pool_that_is_left_while_clips_are_under_way_ends(folder: Path) -> None:
+    sources = [Source(str(number), folder / f"{number % 5}.mp4") for number in range(20)]
+    kept = []
+
+    def leave() -> None:
+        with DecodePool(SETTINGS) as pool:
+            kept.append(pool.decode(sources))
+            next(kept[0])
+
+    thread = threading.Thread(target=leave, daemon=True)
+    thread.start()
+    thread.join(30)
+    assert not thread.is_alive()
+    with pytest.raises(ReelkinError, match="closed before all was decoded"):
+        list(kept[0])
+
+
+def test_decoding_while_an_earlier_call_is_under_way_is_refused(folder: Path) -> None:
+    with DecodePool(SETTINGS) as pool:
+        under_way = pool.decode(Source(str(number), folder / "0.mp4") for number in range(20))
+        next(under_way)
+        with pytest.raises(RuntimeError, match="earlier call"):
+            next(pool.decode([Source("x", folder / "1.mp4")]))
+        under_way.close()
+        assert len(all_of(pool, [Source("x", folder / "1.mp4")])) == 1
 
 
 def test_what_the_list_of_clips_raises_reaches_the_caller(folder: Path) -> None:
