@@ -99,6 +99,7 @@ def extract(shards: Path, work: Path, encoder: Path, decoder: str) -> Extracted:
         patch.chdir(here)
         patch.setattr(tempfile, "tempdir", str(temporary))
         patch.setenv("TMPDIR", str(temporary))
+        patch.setenv("TORCHINDUCTOR_CACHE_DIR", str(work / "torch"))  # made when parts of torch are imported
         ran = run_here(
             run.main,
             *("--shards", shards, "--output", output, "--decoder", decoder, *flags),

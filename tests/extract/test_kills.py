@@ -8,6 +8,8 @@ import random
 from pathlib import Path
 
 import pytest
+import torch
+from torch import nn
 
 from reelkin.extract.store import FeatureStore
 from reelkin.tests.extract.conftest import make_shards, write_quarters
@@ -15,6 +17,7 @@ from reelkin.tests.helpers import videos
 from reelkin.tests.helpers.dali_there import need_dali
 from reelkin.tests.helpers.kills import (
     BIN,
+    DIM,
     Work,
     a_rank,
     blocks,
@@ -35,7 +38,18 @@ VIDEOS = 12
 
 
 @pytest.fixture(scope="module")
-def work(tiny_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Work:
+def convolutional(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A network that rounds, as real ones do: its bits depend on what shares a batch."""
+    torch.manual_seed(0)
+    layers = [nn.Conv2d(3, 16, 3, stride=2), nn.BatchNorm2d(16), nn.ReLU(), nn.Conv2d(16, DIM, 3), nn.ReLU()]
+    network = nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten()).eval()
+    path = tmp_path_factory.mktemp("network") / "convolutional.pt"
+    torch.jit.script(network).save(str(path))
+    return path
+
+
+@pytest.fixture(scope="module")
+def work(convolutional: Path, tmp_path_factory: pytest.TempPathFactory) -> Work:
     """Small shards, among them videos that break in the middle, and inputs that are none."""
     folder = tmp_path_factory.mktemp("many")
     for number in range(VIDEOS):
@@ -46,7 +60,7 @@ def work(tiny_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Work:
     videos.make_text(folder / "text.mp4")
     shards = make_shards(folder, tmp_path_factory.mktemp("shards") / "one", shard_videos=1)
     expected = tmp_path_factory.mktemp("expected") / "store"
-    made = make_work(expected, shards.folder, tiny_file, "pyav")
+    made = make_work(expected, shards.folder, convolutional, "pyav")
     store = FeatureStore.open(expected)
     assert len(store) == VIDEOS and len(store.rejects) == 4 and len(store.info["blocks"]) == VIDEOS + 3
     return made
@@ -91,14 +105,14 @@ def test_decoding_children_are_killed(seed: int, work: Work, tmp_path: Path) -> 
 
 
 @pytest.mark.slow
-def test_the_dali_process_is_killed(tiny_file: Path, tmp_path: Path) -> None:
+def test_the_dali_process_is_killed(convolutional: Path, tmp_path: Path) -> None:
     need_dali()
     (tmp_path / "videos").mkdir()
     for number in range(8):
         name, codec = (("a.webm", "libvpx-vp9"), ("b.webm", "libvpx"), ("c.mp4", "libx264"))[number % 3]
         videos.make_video(tmp_path / f"videos/{number}{name}", seconds=3, codec=codec, seed=number, pattern="noise")
     shards = make_shards(tmp_path / "videos", tmp_path / "shards", shard_videos=1)
-    work = make_work(tmp_path / "expected", shards.folder, tiny_file, "dali")
+    work = make_work(tmp_path / "expected", shards.folder, convolutional, "dali")
     store = FeatureStore.open(tmp_path / "expected")
     assert {store.row(name).decoder for name in store.video_ids} == {"dali", "pyav"}
     for seed, stage in enumerate((claimed, blocks(1), blocks(3))):
