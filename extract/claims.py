@@ -42,14 +42,12 @@ class Account:
         videos, bytes: done, rejected ones included; of their clips.
         frames: features made.
         reasons: rejects by reason.
-        pyav_instead: clips that DALI failed at and PyAV decoded.
     """
 
     videos: int
     bytes: int
     frames: int
     reasons: dict[str, int] = field(default_factory=dict)
-    pyav_instead: int = 0
 
 
 class Claims:
@@ -138,5 +136,4 @@ def total(accounts: Sequence[Account]) -> Account:
         sum(account.bytes for account in accounts),
         sum(account.frames for account in accounts),
         dict(reasons),
-        sum(account.pyav_instead for account in accounts),
     )

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from ..core.engine.environment import read_launch
-from ..core.errors import DataError, ReelkinError, UsageError
+from ..core.errors import DataError, Reason, ReelkinError, UsageError
 from ..shards.video.sampling import Sampling
 from .batches import Batch, Batcher, Windows
 from .decoding.pool import DaliSettings, DecodePool, PoolSettings
@@ -270,11 +270,13 @@ def join_clips(parts: Sequence[Described], starts: Sequence[float]) -> tuple[np.
         features float16 [T, D] and times float64 [T], seconds from the video's first picture, not falling.
 
     Raises:
-        DataError: a clip is damaged, or its features do not fit float16.
+        DataError: a clip is damaged, or its features do not fit float16; NO_FRAMES when there is not one.
     """
     for part in parts:
         if part.error is not None:
             raise part.error
+    if not sum(len(part.features) for part in parts):
+        raise DataError(Reason.NO_FRAMES, "none of its pictures was sampled")
     features = to_float16(np.concatenate([part.features for part in parts]))
     seconds = np.concatenate([part.times + start for part, start in zip(parts, starts, strict=True)])
     # Clips are cut at keyframes; a container's rounding may let one begin a moment before the one before it ended.

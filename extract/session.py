@@ -79,8 +79,9 @@ def run_extract(config: ExtractConfig) -> int:
 
 
 def _finish(store: FeatureStore, config: ExtractConfig, engine: Engine, describer: Describer, seconds: float) -> int:
-    ranks = engine.all_gather_object([describer.frames_encoded, describer.pool.waited], "sums")
-    encoded, waited = sum(each[0] for each in ranks), sum(each[1] for each in ranks)
+    pool = describer.pool
+    ranks = engine.all_gather_object([describer.frames_encoded, pool.waited, pool.retaken, pool.replaced], "sums")
+    encoded, waited, retaken, replaced = (sum(values) for values in zip(*ranks, strict=True))
     frames = sum(block["num_frames"] for block in store.info["blocks"])
     total = len(store) + len(store.rejects)
     encoder = store.info.get("encoder") or {}
@@ -90,6 +91,8 @@ def _finish(store: FeatureStore, config: ExtractConfig, engine: Engine, describe
         *_reject_lines(store),
         f"encoded now: {encoded} frames, {encoded / seconds:.3g} a second; {waited / engine.size / seconds:.0%} of the "
         "time waiting for decoding",
+        *([f"PyAV decoded {retaken} clips that DALI failed at"] if retaken else []),
+        *([f"{replaced} decoding processes died and were replaced"] if replaced else []),
         f"encoder {encoder.get('name')}, weights {encoder.get('weights')}"
         + (" (RANDOM: nothing was learnt)" if encoder.get("random_weights") else ""),
         f"written: {config.output}/store.json, manifest.parquet, {len(store.info['blocks'])} blocks",

@@ -13,7 +13,8 @@ import av
 import numpy as np
 import pytest
 
-from reelkin.core.errors import Reason
+from reelkin.core.errors import ExitCode, Reason
+from reelkin.extract import run
 from reelkin.extract.decoding import pool as pool_module
 from reelkin.extract.decoding.batching import BUDGETS
 from reelkin.extract.decoding.geometry import Geometry
@@ -22,6 +23,7 @@ from reelkin.extract.decoding.route import Hardware
 from reelkin.extract.decoding.tasks import Again, Chunk, End, Source
 from reelkin.shards.video.decode import decode_frames
 from reelkin.shards.video.sampling import Sampling
+from reelkin.tests.extract.conftest import make_shards
 from reelkin.tests.helpers import videos
 from reelkin.tests.helpers.dali_there import need_dali
 
@@ -118,6 +120,21 @@ def test_what_dali_fails_at_goes_to_pyav_alone_and_is_counted(folder: Path, tmp_
     for place in (0, 2, 5):
         assert found[place][1] == End("dali")
         assert_near(found[place][0], paths[place])
+
+
+def test_clips_that_dali_failed_at_are_counted_at_the_end_of_a_run(
+    tmp_path: Path, tiny_file: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "videos").mkdir()
+    good = videos.make_video(tmp_path / "videos/good.webm", codec="libvpx", seconds=3, pattern="noise", gop=100)
+    break_a_picture(tmp_path / "videos/bad.webm", good)
+    shards = make_shards(tmp_path / "videos", tmp_path / "shards")
+    flags = ["--encoder", "torchscript", "--weights", str(tiny_file), "--size", "48", "--crop", "40", "--fps", "5"]
+    where = ["--shards", str(shards.folder), "--output", str(tmp_path / "store")]
+    assert run.main([*where, *flags, "--decoder", "dali"]) == ExitCode.OK
+    told = capfd.readouterr().out
+    assert "1 videos, 15 frames" in told and "rejected, damaged: 1" in told
+    assert "PyAV decoded 1 clips that DALI failed at" in told
 
 
 def test_a_dali_process_that_is_killed_again_and_again_changes_no_bit(folder: Path) -> None:

@@ -20,6 +20,7 @@ from reelkin.extract.applying import apply_to_store
 from reelkin.extract.claims import share_out
 from reelkin.extract.describe import Describer, check_pca
 from reelkin.extract.encoders import EncoderSpec, build_encoder
+from reelkin.extract.forecast import forecast
 from reelkin.extract.pca import PCA, fit_pca
 from reelkin.extract.queries import describer_of, extract_videos
 from reelkin.extract.reduction import draw_frames, fit_on_shards, fit_on_store
@@ -252,6 +253,25 @@ def test_one_damaged_clip_rejects_the_whole_video(
     store = extract(clips, tmp_path / "store", tiny(), engine)  # type: ignore[arg-type]
     assert store.video_ids == ["y"]
     assert [(row.video_id, row.reason) for row in store.rejects] == [("x", "empty-file")]
+
+
+def test_a_video_of_which_no_picture_was_sampled_is_rejected(
+    video_folder: Path, tmp_path: Path, tiny: MakeDescriber, engine: Engine
+) -> None:
+    a = video_folder / "a.mp4"  # 2 seconds, which from 0.5 on hold no multiple of 10 seconds
+    late = fake_shards(tmp_path / "shards", {"clips-000000.tar": [("x", a, 0.5), ("y", a, 0.0)]})
+    store = extract(late, tmp_path / "store", tiny(sampling=Sampling(fps=0.1)), engine)  # type: ignore[arg-type]
+    assert store.video_ids == ["y"]
+    assert [(row.video_id, row.reason) for row in store.rejects] == [("x", "no-frames")]
+
+
+def test_a_forecast_counts_what_a_run_makes(shards: ShardSet, tmp_path: Path, engine: Engine) -> None:
+    encoder = build_encoder(EncoderSpec("r3d_18", "random", 48, 40, clip_frames=4, clip_step=2))
+    with Describer(encoder, sampling=Sampling(fps=2.0), workers=1) as describer:
+        told = forecast(shards, None, describer, engine)
+        frames = sum(block.num_frames for block in extract(shards, tmp_path / "store", describer, engine).blocks)
+    assert f"about {frames} windows of frames (times), 512 dimensions each\n" in told
+    assert f"disk: {frames * (2 * 512 + 8) / 1e6:.1f} MB" in told
 
 
 def test_a_video_in_two_shards_is_an_error(video_folder: Path, tmp_path: Path) -> None:
