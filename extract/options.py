@@ -173,6 +173,8 @@ class ExtractConfig(ExtractionOptions):
         super().__post_init__()
         if (self.shards is None) == (not self.videos):
             raise UsageError("shards, videos: give one of them: --shards FOLDER or --videos FOLDER")
+        if self.videos and os.path.abspath(self.output) == os.sep:
+            raise UsageError("output: name a folder that is not the root: what lies in between is kept beside it")
         if self.videos and self.dry_run:
             raise UsageError("dry_run: needs --shards; for raw videos, shards/build.py --dry-run says what they take")
         if not 0 <= self.max_reject_share <= 1:

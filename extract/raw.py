@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import logging
+import os
 from dataclasses import replace
+from pathlib import Path
 
 from ..core.engine import Engine
 from ..shards.packing.building import build
@@ -30,7 +32,7 @@ def extract_raw(config: ExtractConfig, describer: Describer, engine: Engine) -> 
     Raises:
         ReelkinError: as the steps do: `build`, `extract_store`, `fit_on_store`, `apply_to_store`.
     """
-    folder = config.output.with_name(config.output.name + ".work")
+    folder = Path(os.path.abspath(config.output) + ".work")
     with engine.extend_deadline(SHARE_SECONDS):
         # Rejects are counted once, at the end, against this command's own budget.
         build(BuildConfig(config.videos, folder / "shards", limit=config.limit, max_reject_share=1.0), engine)

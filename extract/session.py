@@ -66,11 +66,13 @@ def run_extract(config: ExtractConfig) -> int:
     """Do what ``extract/run.py`` was asked; returns its exit code."""
     with _started(config) as engine:
         began = time.monotonic()
-        with _describer(config, engine, PCA.load(config.pca) if config.pca else None) as describer:
-            if config.shards is None:
+        # what is soon seen to be missing before what takes long
+        shards = ShardSet.open(config.shards) if config.shards else None
+        pca = PCA.load(config.pca) if config.pca else None
+        with _describer(config, engine, pca) as describer:
+            if shards is None:
                 store = extract_raw(config, describer, engine)
             else:
-                shards = ShardSet.open(config.shards)
                 if config.dry_run:
                     return _say(engine, forecast(shards, config.limit, describer, engine))
                 job = Job(shards, config.output, config.pca, config.limit, config.rebuild, config.retry)

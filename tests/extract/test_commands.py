@@ -91,11 +91,17 @@ def test_a_run_ends_with_counts_and_rejects_over_the_budget_with_3(
 
 
 def test_one_command_goes_from_raw_videos_to_pca_features(
-    video_folder: Path, tiny_file: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+    video_folder: Path,
+    tiny_file: Path,
+    tmp_path: Path,
+    capfd: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """It gives what shards, extraction, PCA and its application give one by one; a second run does nothing anew."""
     encoder = ["--encoder", "torchscript", "--weights", str(tiny_file), "--size", "48", "--crop", "40", "--fps", "2"]
-    flags = ["--videos", str(video_folder), *encoder, "--components", "4", "--output", str(tmp_path / "store")]
+    (tmp_path / "store").mkdir()
+    monkeypatch.chdir(tmp_path / "store")
+    flags = ["--videos", str(video_folder), *encoder, "--components", "4", "--output", "."]
     assert run.main(flags) == ExitCode.OK
     assert "5 videos, 40 frames of 4 dimensions; 1 rejected" in capfd.readouterr().out
     shards = make_shards(video_folder, tmp_path / "shards")
