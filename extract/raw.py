@@ -24,7 +24,8 @@ log = logging.getLogger("reelkin.extract")
 def extract_raw(config: ExtractConfig, describer: Describer, engine: Engine) -> FeatureStore:
     """Do what the published TCA code does in four steps (frames, features, PCA, applying it), restartable throughout.
 
-    What lies in between is kept in the folder OUTPUT.work; each step skips what an earlier run has done.
+    What lies in between is kept in the folder OUTPUT.work; each step skips what an earlier run has done. Videos that
+    have come since are taken in.
 
     Returns:
         The store in ``config.output``.
@@ -33,9 +34,16 @@ def extract_raw(config: ExtractConfig, describer: Describer, engine: Engine) -> 
         ReelkinError: as the steps do: `build`, `extract_store`, `fit_on_store`, `apply_to_store`.
     """
     folder = Path(os.path.abspath(config.output) + ".work")
+    packing = BuildConfig(
+        config.videos,
+        folder / "shards",
+        limit=config.limit,
+        max_reject_share=1.0,  # rejects are counted once, at the end, against this command's own budget
+        add=config.limit is None and not config.rebuild,  # with a limit each addition would take so many more
+        rebuild=config.rebuild,
+    )
     with engine.extend_deadline(SHARE_SECONDS):
-        # Rejects are counted once, at the end, against this command's own budget.
-        build(BuildConfig(config.videos, folder / "shards", limit=config.limit, max_reject_share=1.0), engine)
+        build(packing, engine)
     shards = ShardSet.open(folder / "shards")
     job = Job(shards, config.output, config.pca, None, config.rebuild, config.retry)
     if config.components is None:

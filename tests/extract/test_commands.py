@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -120,6 +121,25 @@ def test_one_command_goes_from_raw_videos_to_pca_features(
     assert "encoded now: 0 frames" in capfd.readouterr().out
     after = sorted((path.name, path.stat().st_mtime_ns) for path in (tmp_path / "store.work/features").glob("*.safe*"))
     assert after == before
+
+
+def test_raw_videos_that_have_come_since_are_taken_in_and_a_rebuild_replaces_all(
+    video_folder: Path, tiny_file: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "some videos"
+    folder.mkdir()
+    shutil.copy(video_folder / "a.mp4", folder)
+    encoder = ["--encoder", "torchscript", "--weights", str(tiny_file), "--size", "48", "--crop", "40", "--fps", "2"]
+    flags = ["--videos", str(folder), *encoder, "--output", str(tmp_path / "store")]
+    assert run.main(flags) == ExitCode.OK
+    shutil.copy(video_folder / "b.mp4", folder)
+    capfd.readouterr()
+    assert run.main(flags) == ExitCode.OK
+    told = capfd.readouterr().out
+    assert "2 videos, 10 frames" in told and "encoded now: 6 frames" in told
+    (folder / "a.mp4").unlink()
+    assert run.main([*flags, "--rebuild"]) == ExitCode.OK
+    assert "1 videos, 6 frames" in capfd.readouterr().out
 
 
 def test_random_weights_are_named_in_the_last_lines_and_the_store(
