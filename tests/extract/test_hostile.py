@@ -40,9 +40,9 @@ from reelkin.tests.helpers.hostile_bases import NUM_PICTURES, Bases
 from reelkin.tests.helpers.oracle import ask_ffmpeg
 from reelkin.tests.helpers.runs import Ran, children, run_here, state_of
 
-DALIS = ("vp9.webm", "vp8.webm", "still.mov", "mjpeg.avi", "vp8.ivf")
+DALIS = ("vp9.webm", "vp8.webm", "still.mov")
 """Whole videos that DALI decodes without a GPU."""
-PYAVS = ("front.mp4", "h264.mkv", "hevc.mp4", "mpeg4.avi", "h264.ts", "mpeg2.mpg")
+PYAVS = ("front.mp4", "h264.mkv", "hevc.mp4", "mpeg4.avi", "mjpeg.avi", "vp8.ivf", "h264.ts", "mpeg2.mpg")
 DECODERS = ("pyav", "dali")
 
 
