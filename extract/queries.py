@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -98,7 +98,10 @@ def describer_from(
     made = info.get("encoder") or {}
     if "preprocessing" not in made or "mode" not in (info.get("sampling") or {}):
         raise ReelkinError(f"{folder} does not say how its features were made; raw videos cannot be compared with it")
-    encoder = build_encoder(_spec(made, weights), device)
+    spec = _spec(made, weights)
+    if spec.precision == "float16" and torch.device(device).type != "cuda":
+        spec = replace(spec, precision="auto")  # float16 is for GPUs; features agree in what processors have instead
+    encoder = build_encoder(replace(spec, compile=False), device)  # it takes a minute, and changes no feature
     for key in COMPARED:
         if encoder.info.get(key) != made.get(key):
             raise ReelkinError(

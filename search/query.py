@@ -115,6 +115,9 @@ def check_weights(encoder: Mapping[str, Any], weights: Path | None) -> None:
                 f"the encoder is the TorchScript file {encoder.get('weights')} (sha256 {recorded}); such a file runs "
                 "code, so name it yourself with --weights FILE"
             )
+    elif encoder["name"] == "run":
+        if not weights.is_dir():
+            raise UsageError(f"--weights {weights}: there is no such folder; the encoder was one that was trained here")
     elif not weights.is_file():
         raise UsageError(f"--weights {weights}: there is no such file")
     elif (digest := sha256_file(weights)) != recorded:

@@ -118,7 +118,7 @@ def spec_from_info(info: Mapping[str, Any], weights: str) -> EncoderSpec:
     preprocessing = info["preprocessing"]
     window = info.get("window") or {"frames": 1, "step": 1}
     named = info["name"] not in ("torchscript", "run")
-    clips = info["name"] in VIDEO_NETWORKS
+    clips = info["name"] in VIDEO_NETWORKS or window["frames"] > 1
     stages, head = info.get("stages"), info.get("descriptor") == "head"
     return EncoderSpec(
         info["name"],

@@ -89,9 +89,9 @@ class EncoderSpec:
                     raise UsageError(f"--{flag} does not go with --encoder {self.name}, whose file decides it")
         if self.name not in (*VIDEO_NETWORKS, "run") and (self.clip_frames is not None or self.clip_step is not None):
             raise UsageError(f"--clip-frames, --clip-step: {self.name} takes single frames, not clips")
-        for flag, length in (("clip-frames", self.clip_frames), ("clip-step", self.clip_step)):
-            if length is not None and not 1 <= length <= 512:
-                raise UsageError(f"--{flag} is {length}; choose 1 to 512 pictures (16 is usual)")
+        for flag, length, least in (("clip-frames", self.clip_frames, 2), ("clip-step", self.clip_step, 1)):
+            if length is not None and not least <= length <= 512:
+                raise UsageError(f"--{flag} is {length}; choose {least} to 512 pictures (16 is usual)")
         if self.inflate and self.name not in ("r3d_18", "mc3_18"):
             why = (
                 "its convolutions are split into space and time, with a layer between them that no 2-D network has"

@@ -264,6 +264,15 @@ def test_an_encoder_trained_here_comes_back_as_it_was(trained: tuple[Network, Pa
     assert config["format"] == "reelkin-encoder" and config["facts"] == {"recipe": "test"}
 
 
+def test_the_windows_of_a_trained_clip_encoder_are_found_again_in_its_info(tmp_path: Path) -> None:
+    network = make_network(Architecture("r3d_18", preprocessing=Preprocessing(32, 32, "kinetics"), window=Window(4, 4)))
+    fill_with_random(network.backbone, "start")
+    save_encoder(network.eval(), tmp_path / "run")
+    made = build_encoder(EncoderSpec("run", str(tmp_path / "run"), precision="float32", clip_frames=2, clip_step=1))
+    again = build_encoder(spec_from_info(made.info, str(tmp_path / "run")))
+    assert again.window == made.window == Window(2, 1)
+
+
 def test_folders_that_hold_no_encoder_are_refused(trained: tuple[Network, Path], tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="no such folder"):
         build_encoder(EncoderSpec("run", str(tmp_path / "nowhere")))
@@ -326,7 +335,8 @@ def test_a_classifier_of_another_size_does_not_matter(tmp_path: Path) -> None:
         ({"name": "torchvision:resnet18", "descriptor": "vlad"}, "--descriptor 'vlad' is unknown"),
         ({"name": "torchvision:resnet18", "clip_frames": 8}, "takes single frames, not clips"),
         ({"name": "torchscript", "weights": "x.pt", "descriptor": "avg"}, "whose file decides it"),
-        ({"name": "r3d_18", "clip_frames": 0}, "choose 1 to 512"),
+        ({"name": "r3d_18", "clip_frames": 1}, "choose 2 to 512"),
+        ({"name": "r3d_18", "clip_step": 0}, "choose 1 to 512"),
         ({"name": "r3d_18", "inflate": True, "weights": "random"}, "needs weights of a 2-D"),
         ({"name": "run"}, "needs --weights FOLDER"),
         ({"name": "resnet50", "precision": "int8"}, "choose from auto, float32"),

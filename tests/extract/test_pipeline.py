@@ -22,7 +22,7 @@ from reelkin.extract.describe import Describer, check_pca
 from reelkin.extract.encoders import EncoderSpec, build_encoder
 from reelkin.extract.forecast import forecast
 from reelkin.extract.pca import PCA, fit_pca
-from reelkin.extract.queries import describer_of, extract_videos
+from reelkin.extract.queries import describer_from, describer_of, extract_videos
 from reelkin.extract.reduction import draw_frames, fit_on_shards, fit_on_store
 from reelkin.extract.removal import remove
 from reelkin.extract.store import FeatureStore
@@ -323,6 +323,16 @@ def test_queries_need_the_encoder_of_the_store(
     torch.jit.script(OtherEncoder()).save(str(other))
     with pytest.raises(ReelkinError, match="the encoder differs"):
         describer_of(store, weights=other)
+
+
+def test_a_store_made_on_a_gpu_answers_queries_on_a_machine_without_one(
+    shards: ShardSet, tmp_path: Path, tiny: MakeDescriber, engine: Engine
+) -> None:
+    store = extract(shards, tmp_path / "store", tiny(), engine)
+    encoder = {**store.info["encoder"], "precision": "float16", "compile": True}
+    with describer_from({**store.info, "encoder": encoder}, store.path, device="cpu") as describer:
+        assert describer.encoder.info["precision"] in ("float32", "bfloat16")
+        assert describer.encoder.info["compile"] is False
 
 
 def test_a_pca_of_another_encoder_is_refused(tiny: MakeDescriber) -> None:

@@ -140,6 +140,10 @@ def test_weights_that_run_code_must_be_named_and_be_the_recorded_ones(world: Wor
         check_weights(info, tmp_path / "none.pt")
     with pytest.raises(ReelkinError, match="no encoder is recorded"):
         check_weights({}, None)
+    trained = {"name": "run", "weights_sha256": "f" * 64}  # its folder is compared when it is read
+    check_weights(trained, tmp_path)
+    with pytest.raises(UsageError, match="there is no such folder"):
+        check_weights(trained, tmp_path / "none")
 
 
 def test_command_lines_that_cannot_run_exit_with_2(world: World, capsys: pytest.CaptureFixture[str]) -> None:
