@@ -230,6 +230,8 @@ class _Share:
             if record is None or record.settings != self._settings:
                 continue
             block = map_block(path, self._describer.dim)
+            if read_record(self._job.output, path.name) != record:
+                continue  # another rank has just written it anew, so that the rows may not be those of the block
             for row in record.rows:
                 wanted = piece.wanted.get(row.video_id)
                 if wanted is None or record.made_from.get(row.video_id) != wanted or row.reason in self._job.retry:

@@ -8,12 +8,14 @@ from dataclasses import replace
 from pathlib import Path
 
 from ..core.engine import Engine
+from ..core.files import sha256_file
 from ..shards.packing.building import build
 from ..shards.packing.config import BuildConfig
 from ..shards.reader import ShardSet
 from .applying import apply_to_store
 from .describe import Describer
 from .options import ExtractConfig
+from .pca import PCA
 from .pipeline import SHARE_SECONDS, Job, extract_store
 from .reduction import fit_on_store
 from .store import FeatureStore
@@ -49,9 +51,24 @@ def extract_raw(config: ExtractConfig, describer: Describer, engine: Engine) -> 
     if config.components is None:
         return extract_store(job, describer, engine)
     features = extract_store(replace(job, output=folder / "features"), describer, engine)
-    pca = fit_on_store(features, config.components, engine)
-    if engine.is_main:
-        pca.save(folder / "pca.safetensors")
-        log.info("PCA: %d -> %d dimensions, %s of the variance", pca.input_dim, pca.dim, pca.info["variance_kept"])
-    engine.barrier("PCA saved")
-    return apply_to_store(features, folder / "pca.safetensors", config.output, engine, rebuild=config.rebuild)
+    file = folder / "pca.safetensors"
+    # Another number of ranks would round otherwise, and be another PCA.
+    if not engine.on_main(lambda: _fits(file, features, config.components), "PCA there"):
+        pca = fit_on_store(features, config.components, engine)
+        if engine.is_main:
+            replace(pca, info={**pca.info, "fitted_on": _hash(features)}).save(file)
+            log.info("PCA: %d -> %d dimensions, %s of the variance", pca.input_dim, pca.dim, pca.info["variance_kept"])
+        engine.barrier("PCA saved")
+    return apply_to_store(features, file, config.output, engine, rebuild=config.rebuild)
+
+
+def _fits(file: Path, features: FeatureStore, components: int | None) -> bool:
+    """Whether a PCA of so many components that was fitted on these features is there."""
+    if not file.exists():
+        return False
+    pca = PCA.load(file)
+    return pca.info.get("fitted_on") == _hash(features) and pca.dim == components
+
+
+def _hash(features: FeatureStore) -> str:
+    return sha256_file(features.path / "store.json")  # it names the hashes of all blocks

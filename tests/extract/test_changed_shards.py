@@ -11,7 +11,9 @@ import torch
 
 from reelkin.core.engine import Engine
 from reelkin.core.engine.single import SingleEngine
-from reelkin.extract import work
+from reelkin.extract import pipeline, work
+from reelkin.extract.blocks import MappedBlock, map_block
+from reelkin.extract.records import record_path
 from reelkin.extract.store import FeatureStore
 from reelkin.extract.work import list_work
 from reelkin.shards import remove as remove_command
@@ -54,6 +56,21 @@ def test_added_videos_alone_are_decoded(
     after = features_of(store)
     del after["new"]
     assert_same_bits(after, before)
+
+
+def test_a_block_that_another_rank_writes_anew_at_that_moment_is_not_taken_for_the_old_one(
+    shards: ShardSet, tmp_path: Path, tiny: MakeDescriber, engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    extract(shards, tmp_path / "store", tiny(), engine, limit=1)
+
+    def map_late(path: Path, dim: int) -> MappedBlock:
+        record_path(path.parent, path.name).unlink(missing_ok=True)  # the first step of writing anew
+        return map_block(path, dim)
+
+    monkeypatch.setattr(pipeline, "map_block", map_late)
+    describer = tiny()
+    store = extract(shards, tmp_path / "store", describer, engine)
+    assert describer.frames_encoded == sum(store.num_frames(name) for name in store.video_ids) == 40
 
 
 def test_a_video_taken_out_of_the_shards_leaves_the_store_and_nothing_is_decoded(
