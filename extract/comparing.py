@@ -185,8 +185,7 @@ class Comparison:
         }
         worker = Worker(DALI_CHILD, settings, _ARENA_BYTES)
         if not (worker.receive() or {}).get("ready"):
-            worker.why_gone()
-            worker.check_start()
+            worker.check_start(ended=True)
         worker.ready = True
         return worker
 

@@ -10,7 +10,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from reelkin.extract import compare_decoders
+from reelkin.core.errors import ReelkinError
+from reelkin.extract import compare_decoders, comparing
 from reelkin.extract.comparing import Comparison
 from reelkin.extract.decoding.dali_request import ClipRequest
 from reelkin.extract.decoding.geometry import Geometry
@@ -144,6 +145,13 @@ def test_other_features_are_found(clips: Path, tiny_file: Path) -> None:
     assert "below 0.999 and that of noise" in row.differs
 
 
+def test_a_child_that_does_not_get_ready_is_an_error_that_says_so(clips: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for module in ("reelkin.no_such_module", "reelkin.tests.extract.workers.babbling_child"):
+        monkeypatch.setattr(comparing, "DALI_CHILD", module)
+        with Comparison(Hardware(), Geometry(48, 40)) as comparison, pytest.raises(ReelkinError, match="not start"):
+            comparison.compare(source(clips / "vp9.webm"))
+
+
 def test_a_clip_that_dali_fails_at_is_pyavs(clips: Path) -> None:
     need_dali()
     broken = clips / "broken.webm"
@@ -157,7 +165,7 @@ def test_a_clip_that_dali_fails_at_is_pyavs(clips: Path) -> None:
             return super()._by_dali(dataclasses.replace(request, path=broken))
 
     with OfBroken(Hardware(), Geometry(64)) as comparison:
-        row = comparison.compare(source(clips / "noise.webm"))
+        row = comparison.compare(source(clips / "vp9.webm"))
         assert row.decoder == "pyav" and row.why.startswith("DALI failed: ") and not row.differs
     with Comparison(Hardware(), Geometry(64)) as comparison:
         assert comparison.compare(source(clips / "noise.webm")).decoder == "dali"
