@@ -11,6 +11,7 @@ death at one clip rejects that clip.
 from __future__ import annotations
 
 import queue
+import sys
 import threading
 import time
 from collections import deque
@@ -33,7 +34,7 @@ PYAV_CHILD, DALI_CHILD = f"{__package__}.pyav_child", f"{__package__}.dali_child
 """The modules of the children."""
 
 _IN_HAND = 2  # clips that a child has been given and has not finished: the next one begins without a pause
-_MOST_AHEAD = 1000  # clips that were begun before the one whose turn it is; without pictures they cost no memory
+_MOST_AHEAD = 256  # clips that were begun before the one whose turn it is: what is begun no other rank can take
 _DALI_CLIPS = 32  # in a request; the child divides them into batches
 _LOOK_SECONDS = 0.2
 _LEAST_PICTURES = 4  # that a child's memory holds at least
@@ -239,7 +240,9 @@ class _Run:
     def stop(self) -> None:
         """End `serve`, wherever it is."""
         self._stopped = True
-        self._over.wait()
+        # At the interpreter's end, where what was left open is cleared away, the other thread is no more.
+        while not self._over.wait(_LOOK_SECONDS) and not sys.is_finalizing():
+            pass
 
     # --- the pool's thread
 

@@ -208,6 +208,23 @@ def test_a_pool_that_is_left_while_clips_are_under_way_ends(folder: Path) -> Non
         list(kept[0])
 
 
+def test_a_script_that_fails_in_the_middle_of_its_clips_ends(folder: Path) -> None:
+    lines = [
+        "from reelkin.extract.decoding.geometry import Geometry",
+        "from reelkin.extract.decoding.pool import DecodePool, PoolSettings",
+        "from reelkin.extract.decoding.tasks import Source",
+        "from reelkin.shards.video.sampling import Sampling",
+        "def fail():",
+        "    clips = DecodePool(PoolSettings(Sampling('all'), Geometry(48, 40), arena_bytes=1)).decode(",
+        f"        Source(str(number), {str(folder / '4.mp4')!r}) for number in range(20))",
+        "    next(clips)",
+        "    raise ValueError('something else')",
+        "fail()",
+    ]
+    ended = subprocess.run([sys.executable, "-c", "\n".join(lines)], capture_output=True, text=True, timeout=60)
+    assert ended.returncode == 1 and "something else" in ended.stderr
+
+
 def test_decoding_while_an_earlier_call_is_under_way_is_refused(folder: Path) -> None:
     with DecodePool(SETTINGS) as pool:
         under_way = pool.decode(Source(str(number), folder / "0.mp4") for number in range(20))
