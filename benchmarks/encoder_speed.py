@@ -30,8 +30,8 @@ from reelkin.core.errors import DataError
 from reelkin.extract.decoding.geometry import Geometry
 from reelkin.extract.encoders import EncoderSpec
 from reelkin.extract.encoders.building import RawEncoder, prepare
+from reelkin.extract.encoders.frames import to_network_input
 from reelkin.extract.encoders.tuning import Really, check_pictures, native_half, tune
-from reelkin.extract.frames import to_network_input
 from reelkin.shards.video.decode import iter_frames
 from reelkin.shards.video.probe import make_plan
 from reelkin.shards.video.sampling import Sampling, choose

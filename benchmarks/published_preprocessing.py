@@ -34,7 +34,8 @@ from clips import make_clip
 from reelkin.core.engine.single import SingleEngine
 from reelkin.extract.describe import Describer, use_share_of_cores
 from reelkin.extract.encoders import EncoderSpec, build_encoder
-from reelkin.extract.pipeline import Job, extract_store
+from reelkin.extract.running.job import Job
+from reelkin.extract.running.pipeline import extract_store
 from reelkin.shards.packing.building import build
 from reelkin.shards.packing.config import BuildConfig
 from reelkin.shards.reader import ShardSet

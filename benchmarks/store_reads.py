@@ -21,7 +21,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
-from reelkin.extract.rows import SCHEMA
+from reelkin.extract.storage.rows import SCHEMA
 from reelkin.extract.store import FeatureStore, publish_store, write_block, write_store
 
 SHAPES = ((10_000, 60, 1024), (10_000, 60, 512), (2_000, 60, 3840), (20_000, 8, 512), (200, 3600, 1024))

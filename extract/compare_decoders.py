@@ -12,7 +12,7 @@ if sys.path and Path(sys.path[0]).resolve() == Path(__file__).resolve().parent:
     sys.path.pop(0)
 
 from reelkin.core.config import command, parse
-from reelkin.extract.compare_session import CompareConfig, run_compare
+from reelkin.extract.comparison.compare_session import CompareConfig, run_compare
 
 EXAMPLE = "extract/compare_decoders.py --videos clips --device gpu --encoder resnet50 --output decoders.csv"
 

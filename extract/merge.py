@@ -15,7 +15,7 @@ if sys.path and Path(sys.path[0]).resolve() == Path(__file__).resolve().parent:
 from reelkin.core.alone import alone_in
 from reelkin.core.config import command, parse
 from reelkin.core.errors import ExitCode, UsageError
-from reelkin.extract.merging import merge, plan_merge
+from reelkin.extract.storage.merging import merge, plan_merge
 from reelkin.extract.store import FeatureStore
 
 EXAMPLE = "extract/merge.py --features store more --output all"

@@ -13,7 +13,7 @@ from ..core.errors import Reason, UsageError
 from ..shards.video.sampling import Sampling, SamplingMode
 from .decoding.geometry import Scaling
 from .encoders import Descriptor, EncoderSpec, Precision, encoder_list
-from .frames import InputKind
+from .encoders.frames import InputKind
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -12,12 +12,13 @@ from ..core.files import sha256_file
 from ..shards.packing.building import build
 from ..shards.packing.config import BuildConfig
 from ..shards.reader import ShardSet
-from .applying import apply_to_store
 from .describe import Describer
 from .options import ExtractConfig
 from .pca import PCA
-from .pipeline import SHARE_SECONDS, Job, extract_store
-from .reduction import fit_on_store
+from .reducing.applying import apply_to_store
+from .reducing.reduction import fit_on_store
+from .running.job import Job
+from .running.pipeline import SHARE_SECONDS, extract_store
 from .store import FeatureStore
 
 log = logging.getLogger("reelkin.extract")

@@ -16,8 +16,8 @@ from reelkin.core.alone import alone_in
 from reelkin.core.config import command, parse
 from reelkin.core.errors import ExitCode, UsageError
 from reelkin.core.ids import read_ids
-from reelkin.extract.removal import plan_removal, remove
-from reelkin.extract.removed import read_removed
+from reelkin.extract.storage.removal import plan_removal, remove
+from reelkin.extract.storage.removed import read_removed
 from reelkin.extract.store import REMOVING, FeatureStore
 
 EXAMPLE = "extract/remove.py --features store --video-ids clip7 clip9"

@@ -18,12 +18,13 @@ from .decoding.pool import DaliSettings
 from .decoding.route import Hardware
 from .describe import Describer, share_of_cores, use_share_of_cores
 from .encoders import build_encoder
-from .forecast import forecast
 from .options import ExtractConfig, ExtractionOptions, FitPcaConfig
 from .pca import PCA
-from .pipeline import Job, extract_store
 from .raw import extract_raw
-from .reduction import fit_on_shards, fit_on_store
+from .reducing.reduction import fit_on_shards, fit_on_store
+from .running.forecast import forecast
+from .running.job import Job
+from .running.pipeline import extract_store
 from .store import FeatureStore
 
 

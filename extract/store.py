@@ -25,8 +25,8 @@ import pyarrow.compute as pc
 
 from ..core.errors import DataError, ReelkinError
 from ..core.files import publish_json, publish_table, read_json, sha256_file
-from .blocks import Block, MappedBlock, check_block, map_block, to_float16, write_block
-from .rows import SCHEMA, StoreRow, read_manifest, to_rows, to_table
+from .storage.blocks import Block, MappedBlock, check_block, map_block, to_float16, write_block
+from .storage.rows import SCHEMA, StoreRow, read_manifest, to_rows, to_table
 
 __all__ = ["Block", "FeatureStore", "StoreRow", "publish_store", "to_float16", "write_block", "write_store"]
 

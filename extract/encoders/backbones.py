@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from ...core.errors import ReelkinError, UsageError
-from ..frames import NORMALISATIONS, InputKind
+from .frames import NORMALISATIONS, InputKind
 from .spec import VIDEO_NETWORKS
 from .torchvision_import import import_torchvision
 

@@ -14,9 +14,9 @@ from torch import Tensor, nn
 
 from ...core.engine import Engine
 from ...core.errors import ReelkinError, UsageError
-from ..frames import Preprocessing, to_network_input
 from .backbones import RESNET50_V1, Backbone, load_backbone
 from .encoder import Encoder
+from .frames import Preprocessing, to_network_input
 from .inflation import inflate
 from .networks import Architecture, Network, make_network
 from .scripted import find_input, load_scripted

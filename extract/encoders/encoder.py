@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..frames import Preprocessing, to_network_input
+from .frames import Preprocessing, to_network_input
 from .scripted import checked_output
 from .spec import Window
 from .tuning import Tuned

@@ -18,9 +18,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from ...core.errors import UsageError
-from ..frames import InputKind, Preprocessing, to_network_input
 from .backbones import Backbone, load_backbone
 from .descriptors import POOLINGS
+from .frames import InputKind, Preprocessing, to_network_input
 from .spec import Descriptor, Window
 
 MOST_STAGES = 4

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from ...core.errors import UsageError
-from ..frames import InputKind, to_network_input
+from .frames import InputKind, to_network_input
 
 
 def load_scripted(path: Path, device: torch.device) -> nn.Module:

@@ -7,7 +7,7 @@ from typing import Literal, get_args
 
 from ...core.errors import UsageError
 from ..decoding.geometry import Scaling
-from ..frames import InputKind
+from .frames import InputKind
 from .tuning import Precision
 
 Descriptor = Literal["imac", "rmac", "avg", "head"]

@@ -16,7 +16,7 @@ from safetensors.torch import load_file, save_file
 
 from ...core.errors import ReelkinError, UsageError
 from ...core.files import publish_json, publishing_folder, read_json, sha256_file
-from ..frames import Preprocessing
+from .frames import Preprocessing
 from .networks import Architecture, Network, make_network
 from .spec import Window
 

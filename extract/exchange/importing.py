@@ -18,9 +18,9 @@ from ...core.errors import DataError, Reason, ReelkinError, UsageError
 from ...core.files import publishing, remove_partials
 from ...core.progress import Progress
 from ...shards.sources.inputs import printable
-from ..records import Record, read_record, record_path, refuse_other_store, refuse_others, settings_of
-from ..removed import read_removed, removed_row
-from ..rows import to_table
+from ..running.records import Record, read_record, record_path, refuse_other_store, refuse_others, settings_of
+from ..storage.removed import read_removed, removed_row
+from ..storage.rows import to_table
 from ..store import Block, FeatureStore, StoreRow, publish_store, to_float16, write_block
 from .hdf5 import Hdf5Reader
 from .items import Item, Reader, bad_id

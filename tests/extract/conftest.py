@@ -12,10 +12,12 @@ import torch
 from torch import Tensor, nn
 
 from reelkin.core.engine import Engine
+from reelkin.core.engine.single import SingleEngine
 from reelkin.extract.describe import Describer
 from reelkin.extract.encoders import EncoderSpec, build_encoder
 from reelkin.extract.pca import PCA
-from reelkin.extract.pipeline import Job, extract_store
+from reelkin.extract.running.job import Job
+from reelkin.extract.running.pipeline import extract_store
 from reelkin.extract.store import FeatureStore
 from reelkin.shards.packing.building import build
 from reelkin.shards.packing.config import BuildConfig
@@ -117,3 +119,8 @@ def video_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def shards(video_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> ShardSet:
     """Three shards of two inputs each."""
     return make_shards(video_folder, tmp_path_factory.mktemp("shards"))
+
+
+@pytest.fixture
+def engine() -> Engine:
+    return SingleEngine(torch.device("cpu"))

@@ -7,26 +7,19 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 
 from reelkin.core.engine import Engine
-from reelkin.core.engine.single import SingleEngine
-from reelkin.extract import pipeline, work
-from reelkin.extract.blocks import MappedBlock, map_block
-from reelkin.extract.records import record_path
+from reelkin.extract.running import share, work
+from reelkin.extract.running.records import record_path
+from reelkin.extract.running.work import list_work
+from reelkin.extract.storage.blocks import MappedBlock, map_block
 from reelkin.extract.store import FeatureStore
-from reelkin.extract.work import list_work
 from reelkin.shards import remove as remove_command
 from reelkin.shards.packing.building import build
 from reelkin.shards.packing.config import BuildConfig
 from reelkin.shards.reader import ShardSet
 from reelkin.shards.video.sampling import Sampling
 from reelkin.tests.extract.conftest import NAMES, MakeDescriber, extract, make_shards, write_quarters
-
-
-@pytest.fixture
-def engine() -> Engine:
-    return SingleEngine(torch.device("cpu"))
 
 
 def copied(video_folder: Path, tmp_path: Path) -> Path:
@@ -67,7 +60,7 @@ def test_a_block_that_another_rank_writes_anew_at_that_moment_is_not_taken_for_t
         record_path(path.parent, path.name).unlink(missing_ok=True)  # the first step of writing anew
         return map_block(path, dim)
 
-    monkeypatch.setattr(pipeline, "map_block", map_late)
+    monkeypatch.setattr(share, "map_block", map_late)
     describer = tiny()
     store = extract(shards, tmp_path / "store", describer, engine)
     assert describer.frames_encoded == sum(store.num_frames(name) for name in store.video_ids) == 40

@@ -10,8 +10,8 @@ import torch
 
 from reelkin.core.engine.single import SingleEngine
 from reelkin.core.errors import ReelkinError
-from reelkin.extract.claims import Account, Claims, open_claims, share_out, total
-from reelkin.extract.work import Piece
+from reelkin.extract.running.claims import Account, Claims, open_claims, share_out, total
+from reelkin.extract.running.work import Piece
 from reelkin.shards.manifest import VideoRow
 
 

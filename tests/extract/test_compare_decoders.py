@@ -12,7 +12,7 @@ import pytest
 
 from reelkin.core.errors import ReelkinError
 from reelkin.extract import compare_decoders, comparing
-from reelkin.extract.comparing import Comparison
+from reelkin.extract.comparison.comparing import Comparison
 from reelkin.extract.decoding.dali_request import ClipRequest
 from reelkin.extract.decoding.geometry import Geometry
 from reelkin.extract.decoding.route import Hardware

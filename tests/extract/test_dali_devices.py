@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from reelkin.extract.comparing import Comparison
+from reelkin.extract.comparison.comparing import Comparison
 from reelkin.extract.decoding.dali_graph import DaliDecoder, DaliSample
 from reelkin.extract.decoding.geometry import Geometry
 from reelkin.extract.decoding.route import ClipFacts, Hardware, why_not_dali

@@ -19,9 +19,9 @@ from reelkin.extract.decoding.geometry import Geometry
 from reelkin.extract.encoders import EncoderSpec, build_encoder, encoder_list
 from reelkin.extract.encoders import weights as weights_module
 from reelkin.extract.encoders.descriptors import imac
+from reelkin.extract.encoders.frames import Preprocessing, to_network_input
 from reelkin.extract.encoders.torchvision_import import import_torchvision
 from reelkin.extract.encoders.weights import fill_with_random
-from reelkin.extract.frames import Preprocessing, to_network_input
 
 PUBLISHED = Path(__file__).parents[2] / "../shared/weights/mobilenet_v2_imagenet_imac.torchscript.pt"
 

@@ -17,12 +17,12 @@ from reelkin.core.errors import ReelkinError, UsageError
 from reelkin.extract.encoders import EncoderSpec, Window, build_encoder, spec_from_info
 from reelkin.extract.encoders.backbones import load_backbone
 from reelkin.extract.encoders.descriptors import average, rmac
+from reelkin.extract.encoders.frames import Preprocessing, to_network_input
 from reelkin.extract.encoders.inflation import inflate
 from reelkin.extract.encoders.networks import Architecture, Network, make_network
 from reelkin.extract.encoders.torchvision_import import import_torchvision
 from reelkin.extract.encoders.trained import load_encoder, save_encoder
 from reelkin.extract.encoders.weights import fill_with_random
-from reelkin.extract.frames import Preprocessing, to_network_input
 
 CPU = torch.device("cpu")
 SMALL = Preprocessing(64, 64, "imagenet")

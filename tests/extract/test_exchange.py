@@ -14,7 +14,7 @@ from reelkin.extract import import_features as import_command
 from reelkin.extract.exchange import importing
 from reelkin.extract.exchange.exporting import export_features
 from reelkin.extract.exchange.importing import Origin, open_source
-from reelkin.extract.removal import remove
+from reelkin.extract.storage.removal import remove
 from reelkin.extract.store import FeatureStore, write_store
 from reelkin.tests.helpers.feature_files import IDS, make, take, videos, write_h5, write_npys, write_npz
 

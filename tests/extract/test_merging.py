@@ -12,8 +12,8 @@ import pytest
 from reelkin.core.errors import ExitCode, Reason, UsageError
 from reelkin.extract import merge as merge_command
 from reelkin.extract import verify as verify_command
-from reelkin.extract.merging import merge, plan_merge
-from reelkin.extract.removal import remove
+from reelkin.extract.storage.merging import merge, plan_merge
+from reelkin.extract.storage.removal import remove
 from reelkin.extract.store import FeatureStore, StoreRow, write_store
 
 INFO: dict[str, Any] = {"encoder": {"name": "x", "weights_path": "here"}, "sampling": {"fps": 1.0}, "decoder": "pyav"}

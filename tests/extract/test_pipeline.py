@@ -12,34 +12,24 @@ import pytest
 import torch
 
 from reelkin.core.engine import Engine
-from reelkin.core.engine.single import SingleEngine
 from reelkin.core.errors import ReelkinError, UsageError
 from reelkin.core.files import sha256_bytes
-from reelkin.extract import pipeline
-from reelkin.extract.applying import apply_to_store
-from reelkin.extract.claims import share_out
-from reelkin.extract.describe import Describer, check_pca
+from reelkin.extract.describe import Describer
 from reelkin.extract.encoders import EncoderSpec, build_encoder
-from reelkin.extract.forecast import forecast
-from reelkin.extract.pca import PCA, fit_pca
-from reelkin.extract.queries import describer_from, describer_of, extract_videos
-from reelkin.extract.reduction import draw_frames, fit_on_shards, fit_on_store
-from reelkin.extract.removal import remove
+from reelkin.extract.running import share
+from reelkin.extract.running.claims import share_out
+from reelkin.extract.running.forecast import forecast
+from reelkin.extract.running.work import list_work
+from reelkin.extract.storage.removal import remove
 from reelkin.extract.store import FeatureStore
-from reelkin.extract.work import list_work
 from reelkin.shards.manifest import ClipRow, VideoRow
 from reelkin.shards.reader import ShardSet
 from reelkin.shards.video.decode import decode_frames
 from reelkin.shards.video.sampling import Sampling
-from reelkin.tests.extract.conftest import NAMES, MakeDescriber, OtherEncoder, TinyEncoder, extract, make_shards
+from reelkin.tests.extract.conftest import NAMES, MakeDescriber, TinyEncoder, extract, make_shards
 from reelkin.tests.helpers import videos
 
 SLOW = Sampling(fps=1.0)
-
-
-@pytest.fixture
-def engine() -> Engine:
-    return SingleEngine(torch.device("cpu"))
 
 
 def expected_features(path: Path, fps: float = 2.0) -> tuple[np.ndarray, np.ndarray]:
@@ -157,7 +147,7 @@ def test_a_store_in_the_making_is_not_opened(
     def fail(*arguments: object) -> None:
         raise Stop
 
-    monkeypatch.setattr("reelkin.extract.pipeline.write_block", fail)
+    monkeypatch.setattr("reelkin.extract.running.share.write_block", fail)
     with pytest.raises(Stop):
         extract(shards, output, tiny(), engine)
     with pytest.raises(ReelkinError, match=r"no finished feature store"):
@@ -185,7 +175,7 @@ def test_a_rebuild_that_is_killed_leaves_no_record_beside_a_block_that_it_does_n
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patched:
-        patched.setattr(pipeline, "write_block", killed)
+        patched.setattr(share, "write_block", killed)
         with pytest.raises(KeyboardInterrupt):
             extract(shards, output, tiny(sampling=SLOW), engine, rebuild=True)
     assert len(list(output.glob("features-*.json"))) == 2 and not (output / "store.json").exists()
@@ -287,123 +277,6 @@ def test_shares_hold_every_shard_once_and_weigh_alike(shards: ShardSet) -> None:
     assert sorted(item.shard for share in shares for item in share) == shards.shard_names
     longest = max(item.seconds for item in work)
     assert abs(sum(item.seconds for item in shares[0]) - sum(item.seconds for item in shares[1])) <= longest
-
-
-def test_raw_files_get_the_numbers_of_the_store(
-    shards: ShardSet, video_folder: Path, tmp_path: Path, tiny: MakeDescriber, engine: Engine
-) -> None:
-    raw = extract(shards, tmp_path / "raw", tiny(), engine)
-    fit_on_store(raw, 4, engine).save(tmp_path / "pca.safetensors")
-    pca = PCA.load(tmp_path / "pca.safetensors")
-    store = extract(shards, tmp_path / "store", tiny(pca), engine, pca_path=tmp_path / "pca.safetensors")
-    (tmp_path / "pca.safetensors").unlink()  # the store keeps its own
-    found = extract_videos([video_folder], describer_of(store))
-    assert sorted(found.videos) == list(NAMES)
-    for name, (features, times) in found.videos.items():
-        assert features.dtype == np.float16
-        np.testing.assert_allclose(features, store.features(name), atol=2e-3)
-        np.testing.assert_array_equal(times, store.times(name))
-    assert [(row.video_id, row.reason) for row in found.rejects] == [("text", "not-a-video")]
-    named = extract_videos({"query": video_folder / "a.mp4", "gone": tmp_path / "gone.mp4"}, describer_of(store))
-    assert list(named.videos) == ["query"] and [row.reason for row in named.rejects] == ["missing"]
-
-
-def test_queries_need_the_encoder_of_the_store(
-    shards: ShardSet, tmp_path: Path, tiny: MakeDescriber, tiny_file: Path, engine: Engine
-) -> None:
-    moved = tmp_path / "moved.pt"
-    shutil.copy(tiny_file, moved)
-    describer = Describer(build_encoder(EncoderSpec("torchscript", str(moved), 48, 40)))
-    store = extract(shards, tmp_path / "store", describer, engine)
-    moved.unlink()
-    with pytest.raises(ReelkinError, match="are not there; pass the file as --weights"):
-        describer_of(store)
-    assert describer_of(store, weights=tiny_file).encoder.dim == 12
-    other = tmp_path / "other.pt"
-    torch.jit.script(OtherEncoder()).save(str(other))
-    with pytest.raises(ReelkinError, match="the encoder differs"):
-        describer_of(store, weights=other)
-
-
-def test_a_store_made_on_a_gpu_answers_queries_on_a_machine_without_one(
-    shards: ShardSet, tmp_path: Path, tiny: MakeDescriber, engine: Engine
-) -> None:
-    store = extract(shards, tmp_path / "store", tiny(), engine)
-    encoder = {**store.info["encoder"], "precision": "float16", "compile": True}
-    with describer_from({**store.info, "encoder": encoder}, store.path, device="cpu") as describer:
-        assert describer.encoder.info["precision"] in ("float32", "bfloat16")
-        assert describer.encoder.info["compile"] is False
-
-
-def test_a_pca_of_another_encoder_is_refused(tiny: MakeDescriber) -> None:
-    encoder = tiny().encoder
-    x = np.random.default_rng(0).normal(size=(50, 12))
-    info = {"encoder": {**encoder.info, "weights_sha256": "f" * 64}}
-    with pytest.raises(UsageError, match="fitted on another encoder's features: weights_sha256"):
-        check_pca(fit_pca(x, 3, info=info), encoder)
-    with pytest.raises(UsageError, match="takes 5 dimensions, the encoder gives 12"):
-        check_pca(fit_pca(x[:, :5], 3), encoder)
-
-
-def test_fitting_on_shards_and_on_their_store_agree(
-    shards: ShardSet, tmp_path: Path, tiny: MakeDescriber, engine: Engine
-) -> None:
-    store = extract(shards, tmp_path / "raw", tiny(), engine)
-    settings = {"frames_per_video": 4, "seed": 7}
-    from_store = fit_on_store(store, 3, engine, **settings)  # type: ignore[arg-type]
-    describer = tiny()
-    from_shards = fit_on_shards(shards, describer, 3, engine, **settings)  # type: ignore[arg-type]
-    assert from_shards.info["num_samples"] == from_store.info["num_samples"] == 20 == describer.frames_encoded
-    # the same frames were drawn; those of the store are rounded to float16
-    np.testing.assert_allclose(from_shards.mean, from_store.mean, atol=1e-3)
-    np.testing.assert_allclose(from_shards.variances, from_store.variances, rtol=0.02)
-    other_seed = fit_on_store(store, 3, engine, frames_per_video=4, seed=8)
-    assert not np.allclose(other_seed.mean, from_store.mean, atol=1e-3)
-
-
-def test_fitting_on_named_videos_sees_no_others(
-    shards: ShardSet, tmp_path: Path, tiny: MakeDescriber, engine: Engine
-) -> None:
-    store = extract(shards, tmp_path / "raw", tiny(), engine)
-    only = set(store.video_ids[1:3])
-    whole = np.concatenate([store.features(video_id) for video_id in sorted(only)]).astype(np.float64)
-    fitted = fit_on_store(store, 3, engine, frames_per_video=1000, only=only)
-    np.testing.assert_allclose(fitted.mean, whole.mean(axis=0), atol=1e-5)
-    assert fitted.info["num_samples"] == len(whole)
-    from_shards = fit_on_shards(shards, tiny(), 3, engine, frames_per_video=1000, only=only)
-    assert from_shards.info["num_samples"] == len(whole)
-    with pytest.raises(UsageError, match="none of the 1 named videos"):
-        fit_on_store(store, 3, engine, only={"nowhere"})
-
-
-def test_drawn_frames_do_not_repeat_and_depend_on_seed_and_video_only() -> None:
-    drawn = draw_frames("v", 100, 10, seed=0)
-    assert len(set(drawn)) == 10 and (np.diff(drawn) > 0).all() and drawn.max() < 100
-    np.testing.assert_array_equal(drawn, draw_frames("v", 100, 10, seed=0))
-    assert list(drawn) != list(draw_frames("w", 100, 10, seed=0)) != list(draw_frames("v", 100, 10, seed=1))
-    np.testing.assert_array_equal(draw_frames("v", 3, 10, seed=0), [0, 1, 2])
-
-
-def test_applying_a_pca_to_a_store_equals_extracting_with_it(
-    shards: ShardSet, tmp_path: Path, tiny: MakeDescriber, engine: Engine
-) -> None:
-    raw = extract(shards, tmp_path / "raw", tiny(), engine)
-    path = tmp_path / "pca.safetensors"
-    fit_on_store(raw, 3, engine).save(path)
-    reduced = apply_to_store(raw, path, tmp_path / "reduced", engine)
-    at_once = extract(shards, tmp_path / "at_once", tiny(PCA.load(path)), engine, pca_path=path)
-    assert reduced.video_ids == at_once.video_ids and len(reduced.rejects) == len(at_once.rejects) == 1
-    for name in NAMES:
-        np.testing.assert_allclose(reduced.features(name), at_once.features(name), atol=0.03)
-        np.testing.assert_array_equal(reduced.times(name), at_once.times(name))
-    assert reduced.info["pca"] == at_once.info["pca"] and reduced.info["encoder"] == raw.info["encoder"]
-    with pytest.raises(UsageError, match="made with a PCA already"):
-        apply_to_store(reduced, path, tmp_path / "twice", engine)
-    with pytest.raises(UsageError, match="fit on a store without one"):
-        fit_on_store(reduced, 2, engine)
-    two = apply_to_store(raw, path, tmp_path / "two", engine, limit=2)
-    np.testing.assert_array_equal(two.features("b"), reduced.features("b"))
-    assert two.video_ids == ["a", "b"]
 
 
 @pytest.mark.parametrize("rebuild", [False, True])

@@ -13,12 +13,12 @@ import torch
 from reelkin.core.engine import Engine
 from reelkin.core.engine.single import SingleEngine
 from reelkin.core.errors import ExitCode, Reason, ReelkinError, UsageError
-from reelkin.extract import applying
 from reelkin.extract import reduce as reduce_command
-from reelkin.extract.applying import apply_to_store
 from reelkin.extract.pca import PCA, CovarianceSum, fit_pca
-from reelkin.extract.reduction import draw_frames, fit_on_store
-from reelkin.extract.removal import remove
+from reelkin.extract.reducing import applying
+from reelkin.extract.reducing.applying import apply_to_store
+from reelkin.extract.reducing.reduction import draw_frames, fit_on_store
+from reelkin.extract.storage.removal import remove
 from reelkin.extract.store import FeatureStore, StoreRow, write_store
 
 ENCODER = {"name": "test", "weights_sha256": "0" * 64, "dim": 24, "preprocessing": {"crop": 0}}

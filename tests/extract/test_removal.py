@@ -14,8 +14,8 @@ import pytest
 from reelkin.core.errors import ExitCode, Reason, ReelkinError
 from reelkin.core.files import publish_json, read_json
 from reelkin.extract import remove as remove_command
-from reelkin.extract.removal import plan_removal, remove
-from reelkin.extract.removed import read_removed, write_removed
+from reelkin.extract.storage.removal import plan_removal, remove
+from reelkin.extract.storage.removed import read_removed, write_removed
 from reelkin.extract.store import FeatureStore, StoreRow, write_store
 
 INFO = {"encoder": {"name": "test"}, "pca": None, "sampling": {"fps": 1.0}}
@@ -137,7 +137,7 @@ KILLED = """
 import os, shutil, signal, sys
 from pathlib import Path
 import numpy as np
-from reelkin.extract.removal import remove
+from reelkin.extract.storage.removal import remove
 source, target = Path(sys.argv[1]), Path(sys.argv[2])
 
 def dies_at(step):

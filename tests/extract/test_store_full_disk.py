@@ -13,13 +13,13 @@ import torch
 
 from reelkin.core.engine.single import SingleEngine
 from reelkin.core.errors import ReelkinError
-from reelkin.extract.applying import apply_to_store
 from reelkin.extract.exchange import importing
 from reelkin.extract.exchange.exporting import export_features
 from reelkin.extract.exchange.importing import Import, Origin, open_source
-from reelkin.extract.merging import merge, plan_merge
-from reelkin.extract.reduction import fit_on_store
-from reelkin.extract.removal import remove
+from reelkin.extract.reducing.applying import apply_to_store
+from reelkin.extract.reducing.reduction import fit_on_store
+from reelkin.extract.storage.merging import merge, plan_merge
+from reelkin.extract.storage.removal import remove
 from reelkin.extract.store import FeatureStore, write_store
 
 INFO = {"encoder": {"name": "x", "dim": 64}, "sampling": {"fps": 1.0}, "decoder": "pyav"}

@@ -18,7 +18,7 @@ import safetensors.numpy
 
 from reelkin.core.errors import Reason, ReelkinError
 from reelkin.core.files import publish_json, read_json, sha256_file
-from reelkin.extract.rows import SCHEMA, StoreRow, to_table
+from reelkin.extract.storage.rows import SCHEMA, StoreRow, to_table
 from reelkin.extract.store import Block, FeatureStore, publish_store, write_block, write_store
 
 INFO = {"encoder": {"name": "test"}, "pca": None, "sampling": {"fps": 1.0}}

@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from reelkin.extract.records import read_record
+from reelkin.extract.running.records import read_record
 from reelkin.extract.store import FeatureStore
 from reelkin.shards.video.encode import VideoWriter
 from reelkin.tests.extract.conftest import make_shards, write_quarters

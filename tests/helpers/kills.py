@@ -14,8 +14,8 @@ from pathlib import Path
 
 from reelkin.core.errors import ReelkinError
 from reelkin.core.files import is_partial
-from reelkin.extract.blocks import check_block
-from reelkin.extract.records import read_record
+from reelkin.extract.running.records import read_record
+from reelkin.extract.storage.blocks import check_block
 from reelkin.extract.store import FeatureStore
 
 from .runs import command_line, contents, descendants, wait_until_gone

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from pathlib import Path
 
-from ..core.errors import Reason, ReelkinError
-from ..core.files import publish_json, read_json
+from ...core.errors import Reason, ReelkinError
+from ...core.files import publish_json, read_json
 from .rows import StoreRow
 
 REMOVED = "removed.json"

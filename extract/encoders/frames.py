@@ -12,8 +12,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..core.errors import UsageError
-from .decoding.geometry import Geometry, Scaling
+from ...core.errors import UsageError
+from ..decoding.geometry import Geometry, Scaling
 
 InputKind = Literal["uint8", "unit", "imagenet", "kinetics", "half", "clip"]
 

@@ -11,18 +11,18 @@ from typing import Any
 import numpy as np
 import torch
 
-from ..core.alone import alone_in
-from ..core.engine import Engine
-from ..core.errors import ReelkinError, UsageError
-from ..core.files import publishing, remove_partials, sha256_file
-from ..core.progress import Progress
-from .blocks import map_block
-from .describe import COMPARED
-from .pca import PCA
-from .pipeline import PCA_FILE, SHARE_SECONDS
-from .records import Record, read_record, record_path, refuse_other_store, refuse_others, settings_in
-from .removed import read_removed, removed_row
-from .store import FeatureStore, publish_store, write_block
+from ...core.alone import alone_in
+from ...core.engine import Engine
+from ...core.errors import ReelkinError, UsageError
+from ...core.files import publishing, remove_partials, sha256_file
+from ...core.progress import Progress
+from ..describe import COMPARED
+from ..pca import PCA
+from ..running.pipeline import PCA_FILE, SHARE_SECONDS
+from ..running.records import Record, read_record, record_path, refuse_other_store, refuse_others, settings_in
+from ..storage.blocks import map_block
+from ..storage.removed import read_removed, removed_row
+from ..store import FeatureStore, publish_store, write_block
 
 FRAMES_AT_ONCE = 8192
 """Frames that a PCA is applied to together."""

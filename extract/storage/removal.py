@@ -19,13 +19,13 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from ..core.errors import Reason, ReelkinError
-from ..core.files import publish_json, read_json, remove_partials, sha256_file
-from ..core.progress import Progress
+from ...core.errors import Reason, ReelkinError
+from ...core.files import publish_json, read_json, remove_partials, sha256_file
+from ...core.progress import Progress
+from ..store import REMOVING, FeatureStore, StoreRow, publish_store, read_info
 from .blocks import Block, map_block, write_block
 from .removed import DETAIL, read_removed, removed_row, write_removed
 from .rows import read_manifest
-from .store import REMOVING, FeatureStore, StoreRow, publish_store, read_info
 
 log = logging.getLogger("reelkin.extract")
 

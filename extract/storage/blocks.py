@@ -15,8 +15,8 @@ from pathlib import Path
 
 import numpy as np
 
-from ..core.errors import DataError, Reason, ReelkinError
-from ..core.files import publishing
+from ...core.errors import DataError, Reason, ReelkinError
+from ...core.files import publishing
 
 _DTYPES: dict[str, np.dtype] = {"F16": np.dtype("<f2"), "F64": np.dtype("<f8"), "I64": np.dtype("<i8")}
 _TENSORS = {"features": "F16", "offsets": "I64", "times": "F64"}

@@ -1,151 +1,33 @@
-"""Shards in, feature store out. A piece of a shard becomes one block; `work` says what there is, `claims` who does it.
+"""What one rank does of an extraction: pieces are claimed as the decoder asks for clips, and become blocks.
 
-A block is published before its record, records before manifest.parquet, and store.json last. A rerun keeps every block
-whose record fits, and moves videos that are still wanted over from those that do not: it decodes what is missing only.
+A block is published before its record.
 """
 
 from __future__ import annotations
 
 import logging
-import shutil
 from collections import Counter, deque
-from collections.abc import Collection, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from ..core.alone import alone_in
-from ..core.engine import Engine
-from ..core.errors import DataError, Reason, ReelkinError
-from ..core.files import publishing, remove_partials, sha256_file
-from ..core.progress import Progress
-from ..shards.manifest import OK, REJECTED, VideoRow
-from ..shards.reader import ShardSet
-from .blocks import map_block
-from .claims import Account, Claims, open_claims, total
-from .decoding.tasks import Source
-from .describe import Described, Describer, join_clips
-from .records import Record, read_record, record_path, refuse_other_store, refuse_others, settings_of
-from .removed import DETAIL, read_removed
-from .store import Block, FeatureStore, StoreRow, publish_store, write_block
-from .work import Piece, list_work
+from ...core.engine import Engine
+from ...core.errors import DataError, ReelkinError
+from ...core.progress import Progress
+from ...shards.manifest import OK
+from ..decoding.tasks import Source
+from ..describe import Described, Describer, join_clips
+from ..storage.blocks import map_block
+from ..store import StoreRow, write_block
+from .claims import Account, Claims, total
+from .job import Job
+from .records import Record, read_record, record_path
+from .work import Piece
 
 log = logging.getLogger("reelkin.extract")
-
-PCA_FILE = "pca.safetensors"
-"""The store keeps its own copy of the PCA: queries need it."""
-
-SHARE_SECONDS = 7 * 86400.0
-"""Ranks may end this far apart: the deadline of collectives does not apply to the work itself."""
-
-
-@dataclass(frozen=True)
-class Job:
-    """An extraction as it was asked for.
-
-    Attributes:
-        shards: what is described.
-        output: folder of the store, shared by all ranks.
-        pca_path: file of the describer's PCA, copied into the store.
-        limit: only so many rows of the shards' manifest, the first.
-        rebuild: replace features with other settings instead of refusing.
-        retry: reasons for which a video was rejected here before that are worth another try.
-    """
-
-    shards: ShardSet
-    output: Path
-    pca_path: Path | None = None
-    limit: int | None = None
-    rebuild: bool = False
-    retry: Collection[str] = ()
-
-    @property
-    def videos(self) -> list[VideoRow]:
-        """The rows that the store is about. Videos that were taken out of the store count as rejected."""
-        removed = read_removed(self.output)
-        return [
-            replace(video, status=REJECTED, reason=Reason.REMOVED.value, detail=DETAIL)
-            if video.video_id in removed
-            else video
-            for video in self.shards.videos[: self.limit]
-        ]
-
-
-def extract_store(job: Job, describer: Describer, engine: Engine) -> FeatureStore:
-    """Extract the features of all accepted videos. Every rank calls it.
-
-    A video's features do not depend on the ranks, nor on other pieces; within a piece neighbours share batches, where
-    torch may round differently for another batch size or number of threads (below float16's resolution in practice).
-
-    Returns:
-        The opened store, on every rank. Videos that the shards rejected are rejected rows in it too.
-
-    Raises:
-        UsageError: the folder holds features with other settings and ``rebuild`` is not set.
-        ReelkinError: a shard is not as it was written, the disk is full, another command is at work in the folder.
-    """
-    settings = settings_of(
-        describer.encoder.info,
-        sha256_file(job.pca_path) if job.pca_path else None,
-        describer.sampling.as_dict(),
-        describer.decoder,
-    )
-    work = list_work(job.shards, job.videos, describer.sampling)
-    with _alone(job.output, engine):
-        # Rank 0 looks at the disk once, so that all ranks share out the same list.
-        todo_names = engine.on_main(lambda: _unfinished(job, work, settings), "work list")
-        todo = [piece for piece in work if piece.block in set(todo_names)]
-        if engine.is_main and len(todo) < len(work):
-            log.info("%d of %d blocks are already extracted", len(work) - len(todo), len(work))
-        claims = open_claims(job.output, todo, engine)
-        with engine.extend_deadline(SHARE_SECONDS):
-            _Share(job, settings, describer, engine, claims).work(todo)
-        with engine.extend_deadline(SHARE_SECONDS):
-            if engine.is_main:
-                _publish(job, work, describer, settings)
-                claims.close()
-    return FeatureStore.open(job.output)
-
-
-def _alone(output: Path, engine: Engine) -> AbstractContextManager[None]:
-    return alone_in(output) if engine.is_main else nullcontext()
-
-
-def _unfinished(job: Job, work: Sequence[Piece], settings: Mapping[str, Any]) -> list[str]:
-    """Blocks to make. Removes store.json when there are any: a store in the making is no store."""
-    if not job.rebuild:
-        refuse_other_store(job.output, settings)
-    todo = []
-    for piece in work:
-        record = read_record(job.output, piece.block)
-        if record is not None and not job.rebuild:
-            refuse_others(job.output, record.settings, settings)
-        if record is None or not _fits(record, piece, settings, job.retry):
-            todo.append(piece.block)
-    remove_partials(job.output)
-    if todo:
-        _unlink(job.output / "store.json")
-    return todo
-
-
-def _unlink(path: Path) -> None:
-    try:
-        path.unlink(missing_ok=True)
-    except OSError as error:
-        raise ReelkinError(
-            f"cannot remove {path}: {error.strerror or error}; check the permissions, then run the same command again"
-        ) from error
-
-
-def _fits(record: Record, piece: Piece, settings: Mapping[str, Any], retry: Collection[str]) -> bool:
-    return (
-        record.settings == settings
-        and record.made_from == piece.wanted
-        and not any(row.reason in retry for row in record.rows if row.reason)
-    )
 
 
 @dataclass(eq=False)
@@ -178,7 +60,7 @@ class _Making:
         return video_id
 
 
-class _Share:
+class Share:
     """What one rank does: pieces are claimed as the decoder asks for clips, and written as they become complete."""
 
     def __init__(
@@ -286,7 +168,7 @@ class _Share:
                 times.append(seconds)
             rows.append(row)
         # A record must never stand beside a block that it does not speak of.
-        _unlink(record_path(output, piece.block))
+        unlink(record_path(output, piece.block))
         block = write_block(output / piece.block, features, times, self._describer.dim)
         Record(self._settings, piece.wanted, block, rows).publish(output)
         reasons = Counter(row.reason for row in rows if row.reason)
@@ -303,44 +185,10 @@ def _decoders(parts: Sequence[Described]) -> str:
     return "+".join(sorted({part.decoder for part in parts if part.decoder}))
 
 
-def _publish(job: Job, work: Sequence[Piece], describer: Describer, settings: Mapping[str, Any]) -> None:
-    blocks: list[Block] = []
-    row_of: dict[str, StoreRow] = {}
-    for piece in work:
-        record = read_record(job.output, piece.block)
-        if record is None or not _fits(record, piece, settings, ()):
-            raise ReelkinError(f"{job.output / piece.block} is not there; is {job.output} shared by all ranks?")
-        blocks.append(record.block)
-        row_of.update({row.video_id: row for row in record.rows})
-    rows = [
-        # a rejected duplicate bears the id of an accepted video
-        row_of[video.video_id]
-        if video.status == OK
-        else StoreRow.rejected(video.video_id, video.reason, video.detail, video.duration_seconds)
-        for video in job.videos
-    ]
-    pca = None
-    if describer.pca is not None and job.pca_path is not None:
-        with publishing(job.output / PCA_FILE) as temporary:
-            shutil.copyfile(job.pca_path, temporary)
-        pca = {"file": PCA_FILE, "sha256": settings["pca_sha256"], "dim": describer.pca.dim, **describer.pca.info}
-    info: dict[str, Any] = {
-        "encoder": describer.encoder.info,
-        "pca": pca,
-        "sampling": settings["sampling"],
-        "decoder": settings["decoder"],
-        "shards_sha256": job.shards.sha256,
-    }
-    if job.limit is not None:
-        info["limit"] = job.limit
-    publish_store(job.output, describer.dim, info, blocks, rows)
-    _remove_strays(job, describer)
-
-
-def _remove_strays(job: Job, describer: Describer) -> None:
-    """Blocks that no piece of the shards needs any more, whatever the limit: their videos were taken down."""
-    needed = {piece.block for piece in list_work(job.shards, job.shards.videos, describer.sampling)}
-    for path in job.output.glob("features-*.safetensors"):
-        if path.name not in needed:
-            _unlink(record_path(job.output, path.name))
-            _unlink(path)
+def unlink(path: Path) -> None:
+    try:
+        path.unlink(missing_ok=True)
+    except OSError as error:
+        raise ReelkinError(
+            f"cannot remove {path}: {error.strerror or error}; check the permissions, then run the same command again"
+        ) from error

@@ -6,12 +6,12 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from ..core.engine import Engine
-from ..core.progress import in_words
-from ..core.seeds import generator
-from ..shards.reader import ShardSet
-from .decoding.tasks import Source
-from .describe import Describer
+from ...core.engine import Engine
+from ...core.progress import in_words
+from ...core.seeds import generator
+from ...shards.reader import ShardSet
+from ..decoding.tasks import Source
+from ..describe import Describer
 from .work import Piece, expected_frames, list_work
 
 SAMPLE_SECONDS = 20.0

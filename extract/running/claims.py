@@ -15,9 +15,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-from ..core.engine import Engine
-from ..core.errors import ReelkinError
-from ..core.files import publish_json
+from ...core.engine import Engine
+from ...core.errors import ReelkinError
+from ...core.files import publish_json
 from .work import Piece
 
 _PREFIX = ".claims-"

@@ -9,19 +9,19 @@ from typing import Any
 
 import numpy as np
 
-from ..core.engine import Engine
-from ..core.errors import ReelkinError, UsageError
-from ..core.progress import Progress
-from ..core.seeds import generator
-from ..shards.manifest import OK
-from ..shards.reader import ShardSet
-from .claims import share_out
-from .decoding.tasks import Source
-from .describe import Describer
-from .pca import PCA, CovarianceSum
-from .pipeline import SHARE_SECONDS
-from .store import FeatureStore
-from .work import list_work
+from ...core.engine import Engine
+from ...core.errors import ReelkinError, UsageError
+from ...core.progress import Progress
+from ...core.seeds import generator
+from ...shards.manifest import OK
+from ...shards.reader import ShardSet
+from ..decoding.tasks import Source
+from ..describe import Describer
+from ..pca import PCA, CovarianceSum
+from ..running.claims import share_out
+from ..running.pipeline import SHARE_SECONDS
+from ..running.work import list_work
+from ..store import FeatureStore
 
 log = logging.getLogger("reelkin.extract")
 

@@ -10,18 +10,18 @@ from typing import Annotated, Any, Literal
 
 import tyro
 
-from ..core.engine import start
-from ..core.errors import ExitCode, UsageError
-from ..core.files import publishing
-from ..core.logs import one_line
-from ..shards.manifest import OK
-from ..shards.reader import ShardSet
-from ..shards.sources.listing import list_videos
+from ...core.engine import start
+from ...core.errors import ExitCode, UsageError
+from ...core.files import publishing
+from ...core.logs import one_line
+from ...shards.manifest import OK
+from ...shards.reader import ShardSet
+from ...shards.sources.listing import list_videos
+from ..decoding.geometry import Geometry
+from ..decoding.route import Hardware
+from ..decoding.tasks import Source
+from ..encoders import EncoderSpec, Precision, build_encoder, encoder_list
 from .comparing import Comparison, Row
-from .decoding.geometry import Geometry
-from .decoding.route import Hardware
-from .decoding.tasks import Source
-from .encoders import EncoderSpec, Precision, build_encoder, encoder_list
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -18,14 +18,14 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from ..core.errors import ReelkinError, UsageError
-from ..core.files import publishing, remove_partials
-from ..core.progress import Progress
+from ...core.errors import ReelkinError, UsageError
+from ...core.files import publishing, remove_partials
+from ...core.progress import Progress
+from ..running.records import difference, settings_in
+from ..store import FeatureStore, publish_store
 from .blocks import Block, map_block, write_block
-from .records import difference, settings_in
 from .removed import read_removed, removed_row
 from .rows import SCHEMA, to_table
-from .store import FeatureStore, publish_store
 
 log = logging.getLogger("reelkin.extract")
 

@@ -11,11 +11,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from ..core.errors import ReelkinError, UsageError
-from ..core.files import publish_json, read_json
-from .store import FORMAT as STORE_FORMAT
-from .store import VERSION as STORE_VERSION
-from .store import Block, StoreRow
+from ...core.errors import ReelkinError, UsageError
+from ...core.files import publish_json, read_json
+from ..store import FORMAT as STORE_FORMAT
+from ..store import VERSION as STORE_VERSION
+from ..store import Block, StoreRow
 
 FORMAT, VERSION = "reelkin-features-record", 2
 

@@ -13,18 +13,18 @@ from dataclasses import asdict, dataclass
 
 import numpy as np
 
-from ..core.errors import DataError, Reason, UsageError
-from ..core.logs import one_line
-from ..shards.video.decode import iter_frames
-from ..shards.video.probe import DecodingPlan, make_plan
-from ..shards.video.sampling import Samples
-from .decoding.dali_request import ClipRequest
-from .decoding.geometry import Geometry
-from .decoding.pool import DALI_CHILD
-from .decoding.route import ClipFacts, Hardware, why_not_dali
-from .decoding.tasks import Source
-from .decoding.worker import Worker
-from .encoders import Encoder
+from ...core.errors import DataError, Reason, UsageError
+from ...core.logs import one_line
+from ...shards.video.decode import iter_frames
+from ...shards.video.probe import DecodingPlan, make_plan
+from ...shards.video.sampling import Samples
+from ..decoding.dali_request import ClipRequest
+from ..decoding.geometry import Geometry
+from ..decoding.pool import DALI_CHILD
+from ..decoding.route import ClipFacts, Hardware, why_not_dali
+from ..decoding.tasks import Source
+from ..decoding.worker import Worker
+from ..encoders import Encoder
 
 _AROUND = 2  # pictures before and after one that it is compared with
 _SURELY = 0.1  # of 255: pictures nearer than this to one another cannot be told apart, nor do their features differ

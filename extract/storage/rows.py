@@ -9,7 +9,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from ..core.errors import ReelkinError
+from ...core.errors import ReelkinError
 
 
 @dataclass(frozen=True)

@@ -6,12 +6,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..core.errors import ReelkinError, UsageError
-from ..core.seeds import seed_of
-from ..shards.manifest import OK, ClipRow, VideoRow
-from ..shards.reader import ShardSet
-from ..shards.video.sampling import Sampling
-from .decoding.tasks import Source
+from ...core.errors import ReelkinError, UsageError
+from ...core.seeds import seed_of
+from ...shards.manifest import OK, ClipRow, VideoRow
+from ...shards.reader import ShardSet
+from ...shards.video.sampling import Sampling
+from ..decoding.tasks import Source
 
 PIECE_FRAMES = 7200
 """Videos of a shard beyond about so many samples go into a further piece: what a rank holds in memory is bounded, and

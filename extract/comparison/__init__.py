@@ -1,0 +1,1 @@
+"""DALI against PyAV on the user's own videos."""

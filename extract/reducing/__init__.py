@@ -1,0 +1,1 @@
+"""PCA over shards and stores: fitting it on a sample, applying it to a store."""

@@ -1,0 +1,1 @@
+"""What the feature store consists of, and what changes it: blocks, rows, take-downs, joining."""
