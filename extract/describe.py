@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -126,6 +127,7 @@ class Describer:
         # where decoding takes their time. A GPU computes by itself: a batch is taken while the next is under way.
         self._encoding = ThreadPoolExecutor(1 if on_gpu else share_of_cores(), "reelkin-encode")
         self._most_flights = 1 if on_gpu else share_of_cores() + 1
+        self._free = threading.Lock()  # one call at a time: batches hold clips of all that is under way
         self._flights: deque[tuple[Batch[_Attempt], Future[Tensor]]] = deque()
 
     def _new_batcher(self) -> Batcher[_Attempt]:
@@ -147,7 +149,19 @@ class Describer:
         Args:
             sources: see `pool.DecodePool.decode`.
             pick: keep only some pictures of each clip.
+
+        Raises:
+            RuntimeError: an earlier call is not at its end.
+            ReelkinError: as `pool.DecodePool.decode`; the encoder fails.
         """
+        if not self._free.acquire(blocking=False):
+            raise RuntimeError("clips are being described: take all that comes of the earlier call, or close it")
+        try:
+            yield from self._described(sources, pick)
+        finally:
+            self._free.release()
+
+    def _described(self, sources: Iterable[Source], pick: Pick | None) -> Iterator[Described]:
         clips: deque[_Open] = deque()
         window = self.encoder.window
         self._batcher, self._flights = self._new_batcher(), deque()  # nothing is left of a call that was given up

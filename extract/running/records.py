@@ -19,6 +19,8 @@ from ..store import Block, StoreRow
 
 FORMAT, VERSION = "reelkin-features-record", 2
 
+_WHERE = ("weights", "weights_path")  # what a file is called decides nothing; its hash does
+
 
 @dataclass(frozen=True)
 class Record:
@@ -70,7 +72,7 @@ def settings_of(
     encoder_info: Mapping[str, Any], pca_sha256: str | None, sampling: Mapping[str, Any], decoder: str
 ) -> dict[str, Any]:
     """What decides the features: equal settings, comparable features."""
-    encoder = {key: value for key, value in encoder_info.items() if key != "weights_path"}
+    encoder = {key: value for key, value in encoder_info.items() if key not in _WHERE}
     return {"encoder": encoder, "pca_sha256": pca_sha256, "sampling": dict(sampling), "decoder": decoder}
 
 

@@ -14,6 +14,7 @@ import torch
 from reelkin.core.engine import Engine
 from reelkin.core.errors import ReelkinError, UsageError
 from reelkin.core.files import sha256_bytes
+from reelkin.extract.decoding.tasks import Source
 from reelkin.extract.describe import Describer
 from reelkin.extract.encoders import EncoderSpec, build_encoder
 from reelkin.extract.running import share
@@ -180,6 +181,28 @@ def test_a_rebuild_that_is_killed_leaves_no_record_beside_a_block_that_it_does_n
             extract(shards, output, tiny(sampling=SLOW), engine, rebuild=True)
     assert len(list(output.glob("features-*.json"))) == 2 and not (output / "store.json").exists()
     assert extract(shards, output, tiny(sampling=SLOW), engine, rebuild=True).info["sampling"]["fps"] == 1.0
+
+
+def test_a_weights_file_that_bears_another_name_is_the_same(
+    shards: ShardSet, tmp_path: Path, tiny: MakeDescriber, tiny_file: Path, engine: Engine
+) -> None:
+    extract(shards, tmp_path / "store", tiny(), engine)
+    shutil.copy(tiny_file, tmp_path / "renamed.pt")
+    encoder = build_encoder(EncoderSpec("torchscript", str(tmp_path / "renamed.pt"), 48, 40))
+    with Describer(encoder, sampling=Sampling(fps=2.0), workers=1) as again:
+        extract(shards, tmp_path / "store", again, engine)
+        assert again.frames_encoded == 0
+
+
+def test_a_describer_does_one_thing_at_a_time(video_folder: Path, tiny: MakeDescriber) -> None:
+    describer = tiny()
+    sources = [Source(name, video_folder / f"{name}.mp4") for name in NAMES]
+    under_way = describer.describe(sources)
+    next(under_way)
+    with pytest.raises(RuntimeError, match="earlier call"):
+        next(describer.describe(sources))
+    assert len(list(under_way)) == 4  # which is none the worse for it
+    assert len(list(describer.describe(sources))) == 5
 
 
 def test_a_limit_takes_the_first_and_a_later_run_takes_the_rest(
