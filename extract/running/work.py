@@ -13,7 +13,7 @@ from ...shards.reader import ShardSet
 from ...shards.video.sampling import Sampling
 from ..decoding.tasks import Source
 
-PIECE_FRAMES = 7200
+PIECE_FRAMES = 3600
 """Videos of a shard beyond about so many samples go into a further piece: what a rank holds in memory is bounded, and
 the last pieces of a run are shared out evenly."""
 

@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 
 from reelkin.core.errors import ReelkinError
-from reelkin.extract import compare_decoders, comparing
+from reelkin.extract import compare_decoders
+from reelkin.extract.comparison import comparing
 from reelkin.extract.comparison.comparing import Comparison
 from reelkin.extract.decoding.dali_request import ClipRequest
 from reelkin.extract.decoding.geometry import Geometry
