@@ -10,7 +10,7 @@ import json
 import os
 import shutil
 import uuid
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -61,18 +61,20 @@ class Claims:
 
     def __init__(self, folder: Path, shares: Sequence[Sequence[Piece]], rank: int) -> None:
         self._folder = folder
-        self._left = [list(share) for share in shares]
+        self._left = [deque(share) for share in shares]
+        self._seconds = [sum(piece.seconds for piece in share) for share in shares]
         self._rank = rank
         self._heard: set[str] = set()
 
     def take(self) -> Iterator[Piece]:
         """Pieces for this rank until all are taken: its own, then the shortest of whoever has most left."""
         while any(self._left):
-            own = self._left[self._rank]
-            if own:
-                piece = own.pop(0)
+            if self._left[self._rank]:
+                rank, piece = self._rank, self._left[self._rank].popleft()
             else:
-                piece = max(self._left, key=lambda share: sum(each.seconds for each in share)).pop()
+                rank = max((rank for rank, share in enumerate(self._left) if share), key=self._seconds.__getitem__)
+                piece = self._left[rank].pop()
+            self._seconds[rank] -= piece.seconds
             if self._claim(piece):
                 yield piece
 

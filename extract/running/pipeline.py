@@ -57,8 +57,8 @@ def extract_store(job: Job, describer: Describer, engine: Engine) -> FeatureStor
     work = list_work(job.shards, job.videos, describer.sampling)
     with _alone(job.output, engine):
         # Rank 0 looks at the disk once, so that all ranks share out the same list.
-        todo_names = engine.on_main(lambda: _unfinished(job, work, settings), "work list")
-        todo = [piece for piece in work if piece.block in set(todo_names)]
+        names = set(engine.on_main(lambda: _unfinished(job, work, settings), "work list"))
+        todo = [piece for piece in work if piece.block in names]
         if engine.is_main and len(todo) < len(work):
             log.info("%d of %d blocks are already extracted", len(work) - len(todo), len(work))
         claims = open_claims(job.output, todo, engine)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -51,6 +52,14 @@ def test_ranks_of_any_pace_take_every_piece_once_and_the_fast_one_takes_more(tmp
     assert len(names) == 40 == len(set(names))
     assert len(taken[0]) == 1 and taken[0][0] is shares[0][0]
     assert taken[1][: len(shares[1])] == shares[1]  # its own first, in order
+
+
+def test_many_pieces_are_taken_in_no_time(tmp_path: Path) -> None:
+    shares = share_out([piece(number, 1 + number % 7) for number in range(20_000)], 2)
+    claims = Claims(tmp_path, shares, 0)
+    began = time.process_time()
+    assert sum(1 for _ in claims.take()) == 20_000
+    assert time.process_time() - began < 5  # what all seconds are is not added up for each
 
 
 def test_what_ranks_say_is_heard_once(tmp_path: Path) -> None:
