@@ -15,7 +15,7 @@ import pytest
 import torch
 
 from reelkin.core.errors import ExitCode
-from reelkin.extract import fit_pca, run
+from reelkin.extract import fit_pca, reduce, run
 from reelkin.extract.describe import Describer
 from reelkin.extract.encoders import EncoderSpec, build_encoder
 from reelkin.extract.pca import PCA
@@ -227,9 +227,9 @@ def test_two_ranks_write_the_store_of_one(
     assert pca_two.info == pca_one.info
     torch.testing.assert_close(pca_two.components, pca_one.components, atol=1e-5, rtol=0)
 
-    reduce = ["--features", str(tmp_path / "one"), "--pca", str(tmp_path / "one.safetensors")]
-    assert run.main([*reduce, "--output", str(tmp_path / "less_one")]) == ExitCode.OK
-    launch(words, "extract/run.py", *reduce, "--output", str(tmp_path / "less_two"))
+    less = ["--features", str(tmp_path / "one"), "--pca", str(tmp_path / "one.safetensors")]
+    assert reduce.main([*less, "--output", str(tmp_path / "less_one")]) == ExitCode.OK
+    launch(words, "extract/reduce.py", *less, "--output", str(tmp_path / "less_two"))
     assert FeatureStore.open(tmp_path / "less_two").info == FeatureStore.open(tmp_path / "less_one").info
 
 
