@@ -53,7 +53,8 @@ class Worker:
             self._errors = tempfile.TemporaryFile()  # noqa: SIM115 - lives as long as the child
             ours = {"connection": theirs.fileno(), "arena": self.arena.descriptor, "arena_bytes": arena_bytes}
             self._process = subprocess.Popen(
-                [sys.executable, "-m", module, json.dumps({**settings, **ours, "parent": os.getpid()})],
+                # -P: files in the folder where one stands, among strangers' videos, are no modules
+                [sys.executable, "-P", "-m", module, json.dumps({**settings, **ours, "parent": os.getpid()})],
                 stdin=subprocess.DEVNULL,
                 stdout=self._errors,
                 stderr=self._errors,

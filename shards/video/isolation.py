@@ -203,7 +203,7 @@ class ProbePool:
 
 
 class _Child:
-    command = (sys.executable, "-m", f"{__package__}.probe_worker")
+    command = (sys.executable, "-P", "-m", f"{__package__}.probe_worker")
 
     def __init__(self, settings: dict[str, Any]) -> None:
         # No other file of ours is inherited, and no terminal signal reaches it: the parent decides about its end.

@@ -225,6 +225,14 @@ def test_a_script_that_fails_in_the_middle_of_its_clips_ends(folder: Path) -> No
     assert ended.returncode == 1 and "something else" in ended.stderr
 
 
+def test_files_beside_the_videos_are_no_modules(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("fractions", "json", "numpy"):
+        (tmp_path / f"{name}.py").write_text("raise SystemExit('run from where one stands')")
+    monkeypatch.chdir(tmp_path)
+    with DecodePool(SETTINGS) as pool:
+        assert len(all_of(pool, [Source("a", folder / "0.mp4")])["a"][0]) == 5
+
+
 def test_decoding_while_an_earlier_call_is_under_way_is_refused(folder: Path) -> None:
     with DecodePool(SETTINGS) as pool:
         under_way = pool.decode(Source(str(number), folder / "0.mp4") for number in range(20))
