@@ -7,6 +7,7 @@ their size. The last output of each size ends a stage, and the last four stages 
 
 from __future__ import annotations
 
+import threading
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -149,12 +150,14 @@ def _units(body: nn.Module) -> Iterator[tuple[str, nn.Module]]:
 
 @contextmanager
 def _outputs(body: nn.Module, names: list[str]) -> Iterator[dict[str, Tensor]]:
-    """What modules give while the body runs, in order of time."""
+    """What modules give while the body runs in this thread, in order of time. Threads that encode share the body."""
     found: dict[str, Tensor] = {}
+    thread = threading.get_ident()
 
     def listener(name: str) -> Any:
         def hook(module: nn.Module, inputs: Any, output: Any) -> None:
-            found[name] = output
+            if threading.get_ident() == thread:
+                found[name] = output
 
         return hook
 
@@ -227,9 +230,14 @@ def _embedding(body: nn.Module, classifier: str, x: Tensor) -> Tensor:
     """What enters the classifier, averaged over space if it has any; without one, what the network gives."""
     entering: list[Tensor] = []
     handle = None
+    thread = threading.get_ident()
+
+    def listener(module: nn.Module, inputs: Any) -> None:
+        if threading.get_ident() == thread:
+            entering.append(inputs[0])
+
     if classifier:
-        layer = body.get_submodule(classifier)
-        handle = layer.register_forward_pre_hook(lambda module, inputs: entering.append(inputs[0]))
+        handle = body.get_submodule(classifier).register_forward_pre_hook(listener)
     try:
         output = body(x)
     finally:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +21,7 @@ from reelkin.extract.encoders.descriptors import average, rmac
 from reelkin.extract.encoders.frames import Preprocessing, to_network_input
 from reelkin.extract.encoders.inflation import inflate
 from reelkin.extract.encoders.networks import Architecture, Network, make_network
+from reelkin.extract.encoders.spec import Descriptor
 from reelkin.extract.encoders.torchvision_import import import_torchvision
 from reelkin.extract.encoders.trained import load_encoder, save_encoder
 from reelkin.extract.encoders.weights import fill_with_random
@@ -262,6 +264,18 @@ def test_an_encoder_trained_here_comes_back_as_it_was(trained: tuple[Network, Pa
     assert again.info["weights_sha256"] == encoder.info["weights_sha256"]
     config = json.loads((folder / "config.json").read_text())
     assert config["format"] == "reelkin-encoder" and config["facts"] == {"recipe": "test"}
+
+
+@pytest.mark.parametrize("descriptor", ["imac", "head"])
+def test_threads_that_encode_at_the_same_time_do_not_mix_their_pictures(descriptor: Descriptor) -> None:
+    spec = EncoderSpec("torchvision:resnet18", "random", 64, 0, precision="float32", descriptor=descriptor)
+    encoder = build_encoder(spec)  # of whole pictures, which no graph is made for
+    batches = [random_frames(4, 64, 96, seed=number) for number in range(24)]
+    alone = [encoder(batch) for batch in batches]
+    with ThreadPoolExecutor(4) as threads:
+        together = list(threads.map(encoder, batches))
+    for found, expected in zip(together, alone, strict=True):
+        np.testing.assert_allclose(found, expected, atol=1e-4)
 
 
 def test_the_windows_of_a_trained_clip_encoder_are_found_again_in_its_info(tmp_path: Path) -> None:
