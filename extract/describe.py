@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import threading
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
@@ -13,10 +12,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..core.engine.environment import read_launch
 from ..core.errors import DataError, Reason, ReelkinError, UsageError
 from ..shards.video.sampling import Sampling
 from .batches import Batch, Batcher, Windows
+from .cores import share_of_cores, use_share_of_cores
 from .decoding.pool import DaliSettings, DecodePool, PoolSettings
 from .decoding.tasks import Again, Chunk, End, Pick, Source
 from .encoders import Encoder
@@ -36,7 +35,7 @@ class Described:
 
     Attributes:
         source: the clip.
-        features: float32 [T, D].
+        features: float32 [T, D]; float16 when they are for a store.
         times: float64 [T] seconds from the clip's first picture.
         decoder: what made its pictures ("pyav", "dali").
         error: set when the clip is damaged; then features and times hold nothing.
@@ -57,6 +56,7 @@ class _Attempt:
     times: list[float] = field(default_factory=list)
     features: list[np.ndarray] = field(default_factory=list)
     encoded: int = 0
+    unusable: int = 0
 
 
 @dataclass(eq=False)
@@ -112,6 +112,7 @@ class Describer:
         on_gpu = encoder.device.type == "cuda"
         self.batch_frames = batch_frames or (_GPU_BATCH if on_gpu else _CPU_BATCH)
         self.frames_encoded = 0
+        self._half = False
         self.pool = DecodePool(
             PoolSettings(
                 self.sampling,
@@ -127,6 +128,7 @@ class Describer:
         # where decoding takes their time. A GPU computes by itself: a batch is taken while the next is under way.
         self._encoding = ThreadPoolExecutor(1 if on_gpu else share_of_cores(), "reelkin-encode")
         self._most_flights = 1 if on_gpu else share_of_cores() + 1
+        self._takes_done = not on_gpu  # on a GPU, sent off is not done, and taking would wait for it
         self._free = threading.Lock()  # one call at a time: batches hold clips of all that is under way
         self._flights: deque[tuple[Batch[_Attempt], Future[Tensor]]] = deque()
 
@@ -139,7 +141,9 @@ class Describer:
         """Length of a feature."""
         return self.pca.dim if self.pca else self.encoder.dim
 
-    def describe(self, sources: Iterable[Source], pick: Pick | None = None) -> Iterator[Described]:
+    def describe(
+        self, sources: Iterable[Source], pick: Pick | None = None, *, half: bool = False
+    ) -> Iterator[Described]:
         """Features of clips, in the order of ``sources``, as soon as each is complete.
 
         A damaged clip ends as a `Described` with ``error``; the pictures before its damage are dropped, and its
@@ -149,6 +153,8 @@ class Describer:
         Args:
             sources: see `pool.DecodePool.decode`.
             pick: keep only some pictures of each clip.
+            half: give float16, as a store holds them; half the memory for a long video. A clip whose features do not
+                fit ends with an error.
 
         Raises:
             RuntimeError: an earlier call is not at its end.
@@ -156,6 +162,7 @@ class Describer:
         """
         if not self._free.acquire(blocking=False):
             raise RuntimeError("clips are being described: take all that comes of the earlier call, or close it")
+        self._half = half
         try:
             yield from self._described(sources, pick)
         finally:
@@ -178,6 +185,8 @@ class Describer:
             else:
                 clip.end = item
                 self._finish(clip.attempt)
+            while self._flights and self._takes_done and self._flights[0][1].done():
+                self._land()
             while clips and clips[0].complete:
                 yield self._close(clips.popleft())
         self._encode(self._batcher.flush())
@@ -236,14 +245,25 @@ class Describer:
         self.frames_encoded += len(rows)
         first = 0
         for attempt, count in batch.parts:
-            attempt.features.append(rows[first : first + count])
+            part = rows[first : first + count]
+            attempt.features.append(self._stored(attempt, part) if self._half else part)
             attempt.encoded += count
             first += count
 
+    def _stored(self, attempt: _Attempt, rows: np.ndarray) -> np.ndarray:
+        with np.errstate(over="ignore"):
+            stored = rows.astype(np.float16)
+        attempt.unusable += int((~np.isfinite(stored)).any(axis=1).sum())
+        return stored
+
     def _close(self, clip: _Open) -> Described:
         attempt, end = clip.attempt, clip.end or End()
-        if end.error is not None or not attempt.features:
-            return Described(clip.source, np.zeros((0, self.dim), np.float32), np.zeros(0), end.decoder, end.error)
+        error = end.error
+        if error is None and attempt.unusable:
+            text = f"the features of {attempt.unusable} of {attempt.encoded} frames are not finite, or over 65504"
+            error = DataError(Reason.ENCODER_FAILED, text)
+        if error is not None or not attempt.features:
+            return Described(clip.source, np.zeros((0, self.dim), np.float32), np.zeros(0), end.decoder, error)
         return Described(clip.source, np.concatenate(attempt.features), np.asarray(attempt.times), end.decoder)
 
     def close(self) -> None:
@@ -295,19 +315,3 @@ def join_clips(parts: Sequence[Described], starts: Sequence[float]) -> tuple[np.
     seconds = np.concatenate([part.times + start for part, start in zip(parts, starts, strict=True)])
     # Clips are cut at keyframes; a container's rounding may let one begin a moment before the one before it ended.
     return features, np.maximum.accumulate(seconds)
-
-
-def share_of_cores() -> int:
-    """Cores of this rank: the machine's, divided among its ranks."""
-    return max(1, len(os.sched_getaffinity(0)) // max(1, read_launch().local_size))
-
-
-def use_share_of_cores() -> int:
-    """Let torch use this rank's share of the machine's cores; launchers leave every rank with one or with all.
-
-    Returns:
-        The number of threads.
-    """
-    share = share_of_cores()
-    torch.set_num_threads(share)
-    return share

@@ -220,3 +220,5 @@ class FitPcaConfig(ExtractionOptions):
             raise UsageError("components, frames_per_video: both must be at least 1")
         if self.shards is not None:
             self.needs_encoder()
+        elif self.encoder:
+            raise UsageError("encoder: the frames of --features are encoded already; leave --encoder and its flags out")

@@ -19,7 +19,7 @@ from reelkin.core.config import command, parse
 from reelkin.core.engine import start
 from reelkin.core.errors import ExitCode, UsageError
 from reelkin.core.logs import setup_logging
-from reelkin.extract.describe import use_share_of_cores
+from reelkin.extract.cores import use_share_of_cores
 from reelkin.extract.reducing.applying import Reduction, apply_to_store
 from reelkin.extract.store import FeatureStore
 

@@ -14,9 +14,10 @@ from ..core.errors import ExitCode
 from ..core.ids import read_ids
 from ..core.logs import setup_logging
 from ..shards.reader import ShardSet
+from .cores import share_of_cores, use_share_of_cores
 from .decoding.pool import DaliSettings
 from .decoding.route import Hardware
-from .describe import Describer, share_of_cores, use_share_of_cores
+from .describe import Describer
 from .encoders import build_encoder
 from .options import ExtractConfig, ExtractionOptions, FitPcaConfig
 from .pca import PCA

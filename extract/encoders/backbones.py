@@ -110,8 +110,8 @@ def _from_timm(name: str, pretrained: bool) -> Backbone:
         if not pretrained:
             raise UsageError(f"--encoder timm:{name} cannot be made: {error}") from error
         raise ReelkinError(
-            f"timm cannot get the weights of {name} ({str(error).splitlines()[0][:300]}). Fetch the file elsewhere and "
-            "pass it with --weights FILE, or run with --weights random to try the pipeline without learnt weights"
+            f"timm cannot get the weights of {name} ({' '.join(str(error).split())[:300]}). Fetch the file elsewhere "
+            "and pass it with --weights FILE, or run with --weights random to try the pipeline without learnt weights"
         ) from error
     config = module.pretrained_cfg
     crop = int(config["input_size"][1])

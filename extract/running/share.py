@@ -77,7 +77,7 @@ class Share:
         label = "extracting" if self._engine.size == 1 else f"extracting ({self._engine.size} ranks)"
         videos, size = sum(len(piece.videos) for piece in todo), sum(piece.bytes for piece in todo)
         with Progress(videos, "videos", label, self._engine.is_main, size, more=self._news) as progress:
-            for described in self._describer.describe(self._sources()):
+            for described in self._describer.describe(self._sources(), half=True):
                 self._begin(progress)
                 making = self._making[described.source.group]
                 video_id = making.take(described)
