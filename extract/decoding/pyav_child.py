@@ -22,6 +22,7 @@ from .dali_request import ClipRequest
 from .geometry import Geometry
 from .route import ClipFacts, Hardware, why_not_dali
 
+_MOST_FOR_DALI = 500_000  # frame numbers in a message
 _SECONDS_PER_SECOND = 10.0  # of processor for a second of video, before a clip counts as one that never ends
 
 
@@ -41,7 +42,8 @@ def prepare(settings: dict[str, Any]) -> Handle:
             raise Failure(str(error)) from error
         if request["ask"]:
             samples = samples.take(np.asarray(out.ask({"count": len(samples)})["wanted"], np.int64))
-        if hardware and request["to_dali"] and not why_not_dali(ClipFacts.of(plan), hardware, geometry.scaling):
+        few = len(samples) <= _MOST_FOR_DALI
+        if hardware and few and request["to_dali"] and not why_not_dali(ClipFacts.of(plan), hardware, geometry.scaling):
             place = (Path(request["path"]), request["offset"], request["bytes"])
             out.say(request=ClipRequest.of(*place, plan, samples, geometry).as_dict())
             return
