@@ -32,7 +32,8 @@ import torch
 from clips import make_clip
 
 from reelkin.core.engine.single import SingleEngine
-from reelkin.extract.describe import Describer, use_share_of_cores
+from reelkin.extract.cores import use_share_of_cores
+from reelkin.extract.describe import Describer
 from reelkin.extract.encoders import EncoderSpec, build_encoder
 from reelkin.extract.running.job import Job
 from reelkin.extract.running.pipeline import extract_store
