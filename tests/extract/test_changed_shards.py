@@ -66,6 +66,22 @@ def test_a_block_that_another_rank_writes_anew_at_that_moment_is_not_taken_for_t
     assert describer.frames_encoded == sum(store.num_frames(name) for name in store.video_ids) == 40
 
 
+def test_a_video_that_shows_something_else_now_is_decoded_anew_and_its_neighbours_are_not(
+    video_folder: Path, tmp_path: Path, tiny: MakeDescriber, engine: Engine
+) -> None:
+    folder = copied(video_folder, tmp_path)
+    shards = make_shards(folder, tmp_path / "shards", shard_videos=6)
+    before = features_of(extract(shards, tmp_path / "store", tiny(), engine))
+    write_quarters(folder / "b.mp4", 9, seconds=3)
+    second = tiny()
+    again = make_shards(folder, tmp_path / "shards again", shard_videos=6)
+    store = extract(again, tmp_path / "store", second, engine)
+    assert second.frames_encoded == store.num_frames("b") == 6
+    after = features_of(store)
+    assert np.abs(after.pop("b").astype(float) - before.pop("b")).max() > 0.1
+    assert_same_bits(after, before)
+
+
 def test_a_video_taken_out_of_the_shards_leaves_the_store_and_nothing_is_decoded(
     video_folder: Path, tmp_path: Path, tiny: MakeDescriber, engine: Engine
 ) -> None:
