@@ -50,6 +50,37 @@ def sources(folder: Path, videos: Path | None, largest: int) -> list[Path]:
     return small or [made.make_video(folder / f"made{n}.mp4", seconds=1, seed=n, pattern="noise") for n in range(10)]
 
 
+Sample = tuple[int, int, int]
+"""Videos done, kilobytes of the command, kilobytes of its children together."""
+
+
+def watched(line: list[str], folder: Path, pattern: str, videos_each: int) -> tuple[list[Sample], float]:
+    """Run a command; samples and seconds. A file in ``folder`` stands for so many videos that are done."""
+    started = time.perf_counter()
+    process = subprocess.Popen(line, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+    samples: list[Sample] = []
+    while process.poll() is None:
+        done = len(list(folder.glob(pattern))) * videos_each
+        inside = sum(resident_kilobytes(child) for child in children(process.pid))
+        samples.append((done, resident_kilobytes(process.pid), inside))
+        time.sleep(0.2)
+    if process.returncode:
+        sys.exit(f"the command ended with {process.returncode}")
+    return samples, time.perf_counter() - started
+
+
+def print_growth(what: str, samples: list[Sample], count: int) -> None:
+    """Largest in the last fifth against largest in the second; at the very end the tables are put together, which is
+    judged by its own figure."""
+    fifth = count / 5
+    for name, column in ((what, 1), ("children", 2)):
+        early = max(sample[column] for sample in samples if fifth <= sample[0] < 2 * fifth)
+        late = max(sample[column] for sample in samples if 4 * fifth <= sample[0] < count)
+        growth = f"{100 * (late / early - 1):+.2f} %"
+        print(f"{name}: {early / 1e3:.1f} MB in the second fifth, {late / 1e3:.1f} MB in the last: {growth}")
+    print(f"peak of the {what}, tables included: {max(sample[1] for sample in samples) / 1e3:.1f} MB")
+
+
 def main() -> None:
     """Run it."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -64,26 +95,10 @@ def main() -> None:
         lines = [f"v{n:06d},{originals[n % len(originals)]}" for n in range(options.count)]
         (folder / "list.csv").write_text("\n".join(["video_id,path", *lines]) + "\n")
         line = [sys.executable, str(SCRIPT), "--videos", str(folder / "list.csv"), "--output", str(folder / "out")]
-        started = time.perf_counter()
-        process = subprocess.Popen([*line, "--shard-videos", str(options.shard_videos)], stderr=subprocess.DEVNULL)
-        samples: list[tuple[int, int, int]] = []
-        while process.poll() is None:
-            done = len(list((folder / "out" / "records").glob("*.json"))) * options.shard_videos
-            inside = sum(resident_kilobytes(child) for child in children(process.pid))
-            samples.append((done, resident_kilobytes(process.pid), inside))
-            time.sleep(0.2)
-        seconds = time.perf_counter() - started
-        if process.returncode:
-            sys.exit(f"the build ended with {process.returncode}")
+        line += ["--shard-videos", str(options.shard_videos)]
+        samples, seconds = watched(line, folder / "out" / "records", "*.json", options.shard_videos)
         print(f"{options.count} videos from {len(originals)} files in {seconds:.0f} s")
-        fifth = options.count / 5
-        # At the very end the tables are put together; that is judged by its own figure.
-        for what, column in (("builder", 1), ("children", 2)):
-            early = max(sample[column] for sample in samples if fifth <= sample[0] < 2 * fifth)
-            late = max(sample[column] for sample in samples if 4 * fifth <= sample[0] < options.count)
-            growth = f"{100 * (late / early - 1):+.2f} %"
-            print(f"{what}: {early / 1e3:.1f} MB in the second fifth, {late / 1e3:.1f} MB in the last: {growth}")
-        print(f"peak of the builder, tables included: {max(sample[1] for sample in samples) / 1e3:.1f} MB")
+        print_growth("builder", samples, options.count)
 
 
 if __name__ == "__main__":

@@ -11,14 +11,12 @@ everything is loaded, to the last fifth: largest against largest. The encoder is
 from __future__ import annotations
 
 import argparse
-import subprocess
 import sys
 import tempfile
-import time
 from pathlib import Path
 
 import torch
-from build_memory import children, resident_kilobytes, sources
+from build_memory import print_growth, sources, watched
 
 from reelkin.core.files import read_json
 from reelkin.shards.packing.building import build
@@ -52,26 +50,10 @@ def main() -> None:
         torch.jit.script(MeanColours()).save(str(folder / "tiny.pt"))
         line = [sys.executable, str(SCRIPT), "--shards", str(folder / "shards"), "--output", str(folder / "store")]
         line += ["--encoder", "torchscript", "--weights", str(folder / "tiny.pt"), "--size", "64", "--crop", "48"]
-        started = time.perf_counter()
-        process = subprocess.Popen(line, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
-        samples: list[tuple[int, int, int]] = []
-        while process.poll() is None:
-            done = len(list((folder / "store").glob("features-*.json"))) * options.shard_videos
-            inside = sum(resident_kilobytes(child) for child in children(process.pid))
-            samples.append((done, resident_kilobytes(process.pid), inside))
-            time.sleep(0.2)
-        seconds = time.perf_counter() - started
-        if process.returncode:
-            sys.exit(f"the extraction ended with {process.returncode}")
+        samples, seconds = watched(line, folder / "store", "features-*.json", options.shard_videos)
         frames = sum(block["num_frames"] for block in read_json(folder / "store" / "store.json")["blocks"])
         print(f"{options.count} videos from {len(originals)} files, {frames} frames in {seconds:.0f} s")
-        fifth = options.count / 5
-        for what, column in (("rank", 1), ("children", 2)):
-            early = max(sample[column] for sample in samples if fifth <= sample[0] < 2 * fifth)
-            late = max(sample[column] for sample in samples if 4 * fifth <= sample[0] < options.count)
-            growth = f"{100 * (late / early - 1):+.2f} %"
-            print(f"{what}: {early / 1e3:.1f} MB in the second fifth, {late / 1e3:.1f} MB in the last: {growth}")
-        print(f"peak of the rank, tables included: {max(sample[1] for sample in samples) / 1e3:.1f} MB")
+        print_growth("rank", samples, options.count)
 
 
 if __name__ == "__main__":

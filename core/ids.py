@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from .errors import UsageError
@@ -52,3 +52,8 @@ def read_ids(path: Path) -> list[str]:
     if not ids:
         raise UsageError(f"{path} names no id; one a line is expected")
     return ids
+
+
+def some_of(ids: Sequence[str]) -> str:
+    """The first ten of some ids, for a message."""
+    return ", ".join(map(repr, ids[:10])) + (" ..." if len(ids) > 10 else "")

@@ -13,7 +13,7 @@ import tyro
 from reelkin.core.alone import alone_in
 from reelkin.core.config import command, parse
 from reelkin.core.errors import ExitCode, UsageError
-from reelkin.core.ids import read_ids
+from reelkin.core.ids import read_ids, some_of
 from reelkin.shards.packing.removal import find, remove
 
 
@@ -57,7 +57,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     print(f"taken out: {len(removal.removed)} videos; written anew: {', '.join(removal.shards) or 'no shard'}")
     print(f"left: {removal.outcome}")
     if removal.unknown:
-        shown = ", ".join(map(repr, removal.unknown[:10])) + (" ..." if len(removal.unknown) > 10 else "")
+        shown = some_of(removal.unknown)
         print(f"error: {len(removal.unknown)} ids have no row in {config.folder}: {shown}", file=sys.stderr)
         return ExitCode.FAILED
     return ExitCode.OK
