@@ -20,7 +20,7 @@ from ..core.errors import DataError, ReelkinError, UsageError
 from ..core.progress import Progress
 from ..core.seeds import seed_of
 from ..search.similarity import chamfer_matrix, cosine, unit_rows
-from ..train.batches import FeatureSource
+from ..train.data.batches import FeatureSource
 from ..train.embed import embed_frames, embed_videos, mean_pooled
 from .rankings import Method
 
@@ -123,7 +123,7 @@ class _Maker:
 
 def untrained(model: nn.Module, seed: int = 0) -> nn.Module:
     """The aggregator of a model with the weights that training would start from."""
-    from ..train.aggregators import build_aggregator
+    from ..train.models.aggregators import build_aggregator
 
     config = dataclasses.asdict(getattr(model, "config"))  # noqa: B009 - nn.Module does not declare it
     with torch.random.fork_rng(devices=[]):

@@ -42,9 +42,9 @@ from ..core.files import (
 from ..core.progress import Progress
 from ..extract.describe import COMPARED
 from ..extract.store import FeatureStore, write_store
-from ..train.aggregators import MeanPooling, MeanPoolingConfig
 from ..train.checkpoint import load_model, save_model
 from ..train.embed import iter_embeddings
+from ..train.models.aggregators import MeanPooling, MeanPoolingConfig
 from .embed import check_model
 from .similarity import chamfer_matrix, unit_rows
 

@@ -13,7 +13,7 @@ from torch import nn
 
 from ..core.errors import ReelkinError, UsageError
 from ..core.files import publish_json, publish_text, publishing_folder, read_json, sha256_file
-from .aggregators import build_aggregator
+from .models.aggregators import build_aggregator
 
 FORMAT, VERSION = "reelkin-model", 1
 

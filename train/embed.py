@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from torch import nn
 
 from ..core.errors import ReelkinError
-from .aggregators import MeanPooling, MeanPoolingConfig
-from .batches import FeatureSource
+from .data.batches import FeatureSource
+from .models.aggregators import MeanPooling, MeanPoolingConfig
 
 BATCH_FRAMES = 8192
 """Frames, padding included, that go through the model at once."""

@@ -12,11 +12,11 @@ from ..core.engine import Engine, start
 from ..core.errors import ExitCode, UsageError
 from ..core.logs import setup_logging
 from ..extract.store import FeatureStore
-from . import recipe_tca
 from .checkpoint import save_model
-from .loop import Outcome
-from .recipe_tca import TcaRecipe
-from .run_folder import RunFolder, versions
+from .recipes import tca
+from .recipes.tca import TcaRecipe
+from .running.loop import Outcome
+from .running.run_folder import RunFolder, versions
 
 log = logging.getLogger("reelkin.train")
 
@@ -26,10 +26,10 @@ class Recipe:
     """A recipe's configuration class and the function that builds its parts."""
 
     config: type
-    build: Callable[..., recipe_tca.Built]
+    build: Callable[..., tca.Built]
 
 
-RECIPES: dict[str, Recipe] = {"tca": Recipe(TcaRecipe, recipe_tca.build)}
+RECIPES: dict[str, Recipe] = {"tca": Recipe(TcaRecipe, tca.build)}
 
 
 def recipe_named(arguments: list[str]) -> Recipe:

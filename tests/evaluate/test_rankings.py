@@ -18,7 +18,7 @@ from reelkin.evaluate.methods import build_methods, chance, from_embeddings, fro
 from reelkin.evaluate.rankings import Method, evaluate_method, evaluate_task, gain
 from reelkin.evaluate.results import Results, as_json, queries_csv, text_table
 from reelkin.search.embed import FeaturesInMemory
-from reelkin.train.tca import TCA, TCAConfig
+from reelkin.train.models.tca import TCA, TCAConfig
 
 IDS = ["a", "b", "c", "d", "e"]
 

@@ -21,7 +21,7 @@ from reelkin.extract.store import FeatureStore, write_store
 from reelkin.search.index import build_index
 from reelkin.shards.video.encode import VideoWriter
 from reelkin.train.checkpoint import load_model, save_model
-from reelkin.train.tca import TCA, TCAConfig
+from reelkin.train.models.tca import TCA, TCAConfig
 
 DIM, SCENES, STRENGTHS = 16, 6, {"easy": 0.2, "medium": 0.8, "hard": 3.0}
 

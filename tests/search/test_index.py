@@ -20,7 +20,7 @@ from reelkin.search.index import SearchIndex, build_index
 from reelkin.search.similarity import chamfer, cosine
 from reelkin.train.checkpoint import save_model
 from reelkin.train.embed import embed_frames, embed_videos, iter_embeddings, mean_pooled
-from reelkin.train.tca import TCA, TCAConfig
+from reelkin.train.models.tca import TCA, TCAConfig
 
 DIM = 16
 INFO: dict[str, Any] = {

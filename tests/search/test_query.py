@@ -23,7 +23,7 @@ from reelkin.search.run import main
 from reelkin.shards.video.encode import VideoWriter
 from reelkin.shards.video.sampling import Sampling
 from reelkin.train.checkpoint import save_model
-from reelkin.train.tca import TCA, TCAConfig
+from reelkin.train.models.tca import TCA, TCAConfig
 
 
 class Tiny(torch.nn.Module):

@@ -9,7 +9,17 @@ from hypothesis import strategies as st
 
 from reelkin.core.errors import UsageError
 from reelkin.core.seeds import generator
-from reelkin.train.feature_edits import STRENGTHS, crop, drop, edit, edits_of_strength, noise, relocate, shuffle, speed
+from reelkin.train.data.feature_edits import (
+    STRENGTHS,
+    crop,
+    drop,
+    edit,
+    edits_of_strength,
+    noise,
+    relocate,
+    shuffle,
+    speed,
+)
 
 
 def ramp(length: int) -> np.ndarray:

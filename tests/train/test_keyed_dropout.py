@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from reelkin.core.seeds import seed_of
-from reelkin.train.keyed_dropout import keyed_dropout, random_words
+from reelkin.train.models.keyed_dropout import keyed_dropout, random_words
 
 KEYS = torch.tensor([seed_of("sample", number) for number in range(64)])
 

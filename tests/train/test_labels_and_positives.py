@@ -10,9 +10,9 @@ import pytest
 
 from reelkin.core.errors import ReelkinError
 from reelkin.core.seeds import generator
-from reelkin.train.labels import Labels, copies_in_groups, read_copies, read_groups, read_pairs, read_vcdb
-from reelkin.train.masks import NO_VIDEO
-from reelkin.train.positives import NO_GROUP, Positives, match_labels
+from reelkin.train.data.labels import Labels, copies_in_groups, read_copies, read_groups, read_pairs, read_vcdb
+from reelkin.train.data.positives import NO_GROUP, Positives, match_labels
+from reelkin.train.objective.masks import NO_VIDEO
 
 from .conftest import write_csv
 

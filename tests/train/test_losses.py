@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from reelkin.core.errors import UsageError
-from reelkin.train.losses import LOSSES, LossConfig, build_loss, circle, circle_legacy, info_nce, triplet
+from reelkin.train.objective.losses import LOSSES, LossConfig, build_loss, circle, circle_legacy, info_nce, triplet
 
 
 def softmax_loss(positive: float, negatives: list[float]) -> float:

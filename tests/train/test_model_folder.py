@@ -10,9 +10,9 @@ import pytest
 import torch
 
 from reelkin.core.errors import ReelkinError
-from reelkin.train.aggregators import build_aggregator
 from reelkin.train.checkpoint import load_model, save_model
-from reelkin.train.run_folder import RunFolder
+from reelkin.train.models.aggregators import build_aggregator
+from reelkin.train.running.run_folder import RunFolder
 
 FIELDS = {"dim": 16, "num_heads": 4, "feedforward": 8}
 

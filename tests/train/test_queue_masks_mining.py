@@ -11,10 +11,10 @@ from hypothesis import strategies as st
 from torch import nn
 
 from reelkin.core.errors import UsageError
-from reelkin.train.masks import NO_VIDEO, valid_negatives
-from reelkin.train.memory_queue import MemoryQueue
-from reelkin.train.mining import mine, mining_sums
-from reelkin.train.momentum import KeyEncoder
+from reelkin.train.objective.masks import NO_VIDEO, valid_negatives
+from reelkin.train.objective.memory_queue import MemoryQueue
+from reelkin.train.objective.mining import mine, mining_sums
+from reelkin.train.objective.momentum import KeyEncoder
 
 
 def arrivals(first: int, count: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:

@@ -14,7 +14,7 @@ import torch
 
 from reelkin.core.errors import ExitCode
 from reelkin.train.checkpoint import load_model
-from reelkin.train.run_folder import RunFolder
+from reelkin.train.running.run_folder import RunFolder
 
 from .conftest import BIN, ROOT, RUN, Data, Launch, command_for
 

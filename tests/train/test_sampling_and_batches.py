@@ -9,11 +9,11 @@ import pytest
 import torch
 
 from reelkin.core.errors import UsageError
-from reelkin.train.batches import Batch, BatchBuilder, Views, prefetched
-from reelkin.train.feature_edits import STRENGTHS, FeatureEdits
-from reelkin.train.labels import Labels
-from reelkin.train.positives import Positives, match_labels
-from reelkin.train.sampling import GlobalSampler, rank_slice
+from reelkin.train.data.batches import Batch, BatchBuilder, Views, prefetched
+from reelkin.train.data.feature_edits import STRENGTHS, FeatureEdits
+from reelkin.train.data.labels import Labels
+from reelkin.train.data.positives import Positives, match_labels
+from reelkin.train.data.sampling import GlobalSampler, rank_slice
 
 from .conftest import Videos, scene_features
 

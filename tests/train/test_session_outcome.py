@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from reelkin.core.errors import ReelkinError
-from reelkin.train.recipe_tca import TcaRecipe
-from reelkin.train.run_folder import RunFolder
+from reelkin.train.recipes.tca import TcaRecipe
+from reelkin.train.running.run_folder import RunFolder
 from reelkin.train.session import RECIPES, run
 
 

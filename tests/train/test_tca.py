@@ -11,8 +11,8 @@ import torch.nn.functional as F
 from torch import nn
 
 from reelkin.core.errors import ReelkinError, UsageError
-from reelkin.train.aggregators import AGGREGATORS, build_aggregator
-from reelkin.train.tca import TCA, TCAConfig
+from reelkin.train.models.aggregators import AGGREGATORS, build_aggregator
+from reelkin.train.models.tca import TCA, TCAConfig
 
 LENGTHS = torch.tensor([7, 1, 4])
 

@@ -16,13 +16,13 @@ from reelkin.core.engine import start
 from reelkin.core.errors import ExitCode, ReelkinError, UsageError
 from reelkin.extract.store import FeatureStore, write_store
 from reelkin.train.checkpoint import load_model
-from reelkin.train.labels import read_copies
-from reelkin.train.loop import LoopConfig, differences, learning_rate
-from reelkin.train.positives import groups_of
-from reelkin.train.recipe_tca import TcaRecipe, build, build_model
-from reelkin.train.run_folder import RunFolder
+from reelkin.train.data.labels import read_copies
+from reelkin.train.data.positives import groups_of
+from reelkin.train.recipes.tca import TcaRecipe, build, build_model
+from reelkin.train.running.loop import LoopConfig, differences, learning_rate
+from reelkin.train.running.run_folder import RunFolder
+from reelkin.train.running.validation import choose_held_out, embed, retrieval_map
 from reelkin.train.session import RECIPES, recipe_named, run
-from reelkin.train.validation import choose_held_out, embed, retrieval_map
 
 from .conftest import Data, scene_features, write_csv
 
@@ -105,7 +105,7 @@ def test_stopping_and_resuming_changes_no_bit(data: Data, tmp_path: Path, moment
 
 def test_a_crash_goes_on_from_the_last_checkpoint(data: Data, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert train(recipe(data, tmp_path / "whole")) == ExitCode.OK
-    from reelkin.train.contrast import ContrastTask
+    from reelkin.train.objective.contrast import ContrastTask
 
     updated, calls = ContrastTask.updated, []
 
@@ -157,7 +157,7 @@ def test_settings_without_influence_may_change(data: Data, tmp_path: Path) -> No
 def test_a_signal_ends_the_step_writes_a_checkpoint_and_returns_75(
     data: Data, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from reelkin.train.contrast import ContrastTask
+    from reelkin.train.objective.contrast import ContrastTask
 
     loss = ContrastTask.loss
 

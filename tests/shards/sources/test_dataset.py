@@ -15,7 +15,7 @@ from reelkin.shards.sources.dataset import id_pattern
 from reelkin.shards.sources.inputs import SourceOptions
 from reelkin.shards.sources.listing import LAYOUTS, list_videos
 from reelkin.tests.helpers.datasets import listed, missing, pairs, present, rows, touch, write
-from reelkin.train.labels import read_pairs
+from reelkin.train.data.labels import read_pairs
 
 DATA_SETS = ["fivr", "fivr5k", "vcdb", "cc_web_video", "evve", "svd", "ucf101", "hmdb51", "kinetics"]
 

@@ -9,7 +9,7 @@ import torch
 
 from reelkin.core.engine import start
 from reelkin.extract.store import FeatureStore
-from reelkin.train.recipe_tca import TcaRecipe, build
+from reelkin.train.recipes.tca import TcaRecipe, build
 
 
 def main(store: str, copies: str, output: str, loss: str) -> None:

@@ -12,7 +12,7 @@ from typing import Literal
 
 import torch
 
-from ..core.errors import UsageError
+from ...core.errors import UsageError
 
 Mining = Literal["none", "topk", "semi-hard"]
 

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from ..core.seeds import generator, seed_of
+from ...core.seeds import generator, seed_of
 from .feature_edits import FeatureEdits, Frames, edit, relocate
 from .positives import Positives
 from .sampling import GlobalSampler, rank_slice

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 
-from ..core.errors import UsageError
+from ...core.errors import UsageError
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -28,24 +28,24 @@ import numpy as np
 import torch
 from torch import nn
 
-from ..core.config import as_dict
-from ..core.engine import Engine
-from ..core.errors import UsageError
-from ..core.seeds import seed_of
-from ..extract.store import FeatureStore
-from .aggregators import build_aggregator
-from .batches import BatchBuilder
-from .checkpoint import num_parameters
-from .contrast import ContrastSettings, ContrastTask
-from .feature_edits import edits_of_strength
-from .labels import Labels, copies_in_groups, read_copies, read_groups, read_pairs, read_vcdb
-from .loop import FREE_FIELDS, LoopConfig, Trainer
-from .losses import LossConfig, build_loss
-from .memory_queue import MemoryQueue
-from .momentum import KeyEncoder
-from .positives import Positives, groups_of, match_labels
-from .sampling import GlobalSampler
-from .validation import Validator, choose_held_out
+from ...core.config import as_dict
+from ...core.engine import Engine
+from ...core.errors import UsageError
+from ...core.seeds import seed_of
+from ...extract.store import FeatureStore
+from ..checkpoint import num_parameters
+from ..data.batches import BatchBuilder
+from ..data.feature_edits import edits_of_strength
+from ..data.labels import Labels, copies_in_groups, read_copies, read_groups, read_pairs, read_vcdb
+from ..data.positives import Positives, groups_of, match_labels
+from ..data.sampling import GlobalSampler
+from ..models.aggregators import build_aggregator
+from ..objective.contrast import ContrastSettings, ContrastTask
+from ..objective.losses import LossConfig, build_loss
+from ..objective.memory_queue import MemoryQueue
+from ..objective.momentum import KeyEncoder
+from ..running.loop import FREE_FIELDS, LoopConfig, Trainer
+from ..running.validation import Validator, choose_held_out
 
 FEW_GROUPS = 500
 """Below this many groups of videos, pairs are moved to virtual scenes unless the user says otherwise."""

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from ..core.errors import UsageError
+from ...core.errors import UsageError
 
 
 class KeyEncoder:

@@ -9,14 +9,14 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from ..core.engine import Engine
-from ..core.errors import ReelkinError, UsageError
-from ..core.metrics import average_precision
-from ..core.seeds import generator
-from .aggregators import MeanPooling, MeanPoolingConfig
-from .batches import FeatureSource
-from .embed import embed_videos
-from .sampling import rank_slice
+from ...core.engine import Engine
+from ...core.errors import ReelkinError, UsageError
+from ...core.metrics import average_precision
+from ...core.seeds import generator
+from ..data.batches import FeatureSource
+from ..data.sampling import rank_slice
+from ..embed import embed_videos
+from ..models.aggregators import MeanPooling, MeanPoolingConfig
 
 
 def choose_held_out(groups: Mapping[str, int], share: float, seed: int) -> dict[str, int]:

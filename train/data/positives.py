@@ -9,8 +9,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from ..core.errors import ReelkinError
-from ..core.ids import connected_components
+from ...core.errors import ReelkinError
+from ...core.ids import connected_components
 from .labels import Labels
 
 NO_GROUP = -1

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 
-from ..core.errors import ReelkinError
+from ...core.errors import ReelkinError
 
 
 def valid_frames(features: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:

@@ -20,9 +20,9 @@ from typing import Any, Literal, Protocol
 import torch
 from torch import nn
 
-from ..core.engine import Engine
-from ..core.errors import ExitCode, ReelkinError, UsageError
-from ..core.progress import Progress
+from ...core.engine import Engine
+from ...core.errors import ExitCode, ReelkinError, UsageError
+from ...core.progress import Progress
 from .run_folder import RunFolder
 
 log = logging.getLogger("reelkin.train")

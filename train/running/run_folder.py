@@ -25,8 +25,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from ..core.errors import ReelkinError
-from ..core.files import publish_json, publish_text, publishing_folder, read_json, remove_partials, sha256_file
+from ...core.errors import ReelkinError
+from ...core.files import publish_json, publish_text, publishing_folder, read_json, remove_partials, sha256_file
 
 log = logging.getLogger("reelkin.train")
 _STEP = re.compile(r"step-(\d+)")

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from ..core.errors import UsageError
+from ...core.errors import UsageError
 
 Frames = NDArray[np.float32]
 

@@ -10,8 +10,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from ..core.errors import ReelkinError
-from ..core.pickles import load_annotation_pickle
+from ...core.errors import ReelkinError
+from ...core.pickles import load_annotation_pickle
 
 PAIR_COLUMNS = (("query", "video"), ("anchor", "positive"))
 GROUP_COLUMNS = (("video_id", "group"), ("video", "group"))

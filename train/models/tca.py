@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from ..core.errors import UsageError
+from ...core.errors import UsageError
 from .frames import masked_mean, unit_frames, valid_frames
 from .keyed_dropout import keyed_dropout
 

@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from ..core.errors import UsageError
+from ...core.errors import UsageError
 from .frames import masked_mean, unit_frames, valid_frames
 from .tca import TCA, TCAConfig
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import torch
 
-from ..core.errors import UsageError
+from ...core.errors import UsageError
 from .masks import NO_VIDEO
 
 

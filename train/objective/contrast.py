@@ -18,15 +18,15 @@ import numpy as np
 import torch
 from torch import nn
 
-from ..core.engine import Engine
-from .batches import Batch, BatchBuilder, Views, prefetched
-from .loop import StepLoss
+from ...core.engine import Engine
+from ..data.batches import Batch, BatchBuilder, Views, prefetched
+from ..running.loop import StepLoss
+from ..running.validation import Validator
 from .losses import Loss
 from .masks import valid_negatives
 from .memory_queue import MemoryQueue
 from .mining import Mining, mine, mining_sums
 from .momentum import KeyEncoder
-from .validation import Validator
 
 
 @dataclass(frozen=True)

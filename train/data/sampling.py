@@ -12,8 +12,8 @@ import functools
 import numpy as np
 from numpy.typing import NDArray
 
-from ..core.errors import UsageError
-from ..core.seeds import generator
+from ...core.errors import UsageError
+from ...core.seeds import generator
 
 
 class GlobalSampler:

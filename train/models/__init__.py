@@ -1,0 +1,1 @@
+"""Aggregators: from a video's frame features to one embedding."""

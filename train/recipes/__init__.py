@@ -1,0 +1,1 @@
+"""Recipes: each names its parts, its command, the hardware, and the result to expect."""
