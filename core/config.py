@@ -25,7 +25,7 @@ from .errors import ExitCode, ReelkinError
 from .launched import launched_rank
 from .logs import one_line
 
-__all__ = ["as_dict", "command", "launched_rank", "parse"]
+__all__ = ["as_dict", "command", "launched_rank", "parse", "super_init"]
 
 Config = TypeVar("Config")
 
@@ -106,6 +106,17 @@ def command(main: Callable[[Sequence[str] | None], int]) -> Callable[..., int]:
             return int(ExitCode.FAILED)
 
     return wrapped
+
+
+def super_init(owner: type, config: Any) -> None:
+    """Call the ``__post_init__`` of the next settings class after ``owner``, if there is one.
+
+    A stage's configuration is put together from settings classes that stand beside what they set; each checks its own
+    fields and then the next one's.
+    """
+    following = getattr(super(owner, config), "__post_init__", None)
+    if following is not None:
+        following()
 
 
 def as_dict(config: Any) -> Any:

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from reelkin.core.errors import UsageError
-from reelkin.train.objective.losses import LOSSES, LossConfig, build_loss, circle, circle_legacy, info_nce, triplet
+from reelkin.train.objective.losses import LOSSES, LossSettings, build_loss, circle, circle_legacy, info_nce, triplet
 
 
 def softmax_loss(positive: float, negatives: list[float]) -> float:
@@ -69,7 +69,7 @@ def test_equals_brute_force(name: str, seed: int, anchors: int, candidates: int,
     p, n = rng.uniform(-1, 1, anchors), rng.uniform(-1, 1, (anchors, candidates))
     valid = rng.uniform(size=n.shape) < density
     expected = by_brute_force(name, p, n, valid)
-    loss = build_loss(LossConfig(loss=name))
+    loss = build_loss(LossSettings(loss=name))
     exact = loss(torch.tensor(p), torch.tensor(n), torch.tensor(valid))
     assert exact.dtype == torch.float64
     np.testing.assert_allclose(exact.numpy(), expected, rtol=1e-9, atol=1e-12)
@@ -87,10 +87,10 @@ def test_gradients_equal_finite_differences(name: str) -> None:
     valid = torch.tensor(rng.uniform(size=(3, 4)) < 0.7)
     valid[:, 0] = True
     if name in ("info-nce", "triplet"):
-        loss = build_loss(LossConfig(loss=name, temperature=0.5))
+        loss = build_loss(LossSettings(loss=name, temperature=0.5))
         assert torch.autograd.gradcheck(lambda a, b: loss(a, b, valid), (p, n), eps=1e-7, atol=1e-5)
         return
-    loss = build_loss(LossConfig(loss=name, circle_gamma=8.0))
+    loss = build_loss(LossSettings(loss=name, circle_gamma=8.0))
     loss(p, n, valid).sum().backward()
     assert p.grad is not None and n.grad is not None
     for row in range(3):
@@ -135,7 +135,7 @@ def test_triplet_by_hand() -> None:
 def test_extremes_stay_finite_in_value_and_gradient(name: str) -> None:
     p = torch.tensor([1.0, -1.0, 1.0, -1.0], requires_grad=True)
     n = torch.tensor([[-1.0] * 3, [1.0] * 3, [1.0] * 3, [-1.0] * 3], requires_grad=True)
-    value = build_loss(LossConfig(loss=name, temperature=0.001))(p, n, torch.ones(4, 3, dtype=torch.bool))
+    value = build_loss(LossSettings(loss=name, temperature=0.001))(p, n, torch.ones(4, 3, dtype=torch.bool))
     value.sum().backward()
     assert torch.isfinite(value).all() and torch.isfinite(p.grad).all() and torch.isfinite(n.grad).all()
 
@@ -145,7 +145,7 @@ def test_invalid_negatives_may_hold_anything(name: str) -> None:
     p = torch.tensor([0.5, 0.5], requires_grad=True)
     n = torch.tensor([[0.1, math.nan], [math.inf, math.nan]], requires_grad=True)
     valid = torch.tensor([[True, False], [False, False]])
-    value = build_loss(LossConfig(loss=name))(p, n, valid)
+    value = build_loss(LossSettings(loss=name))(p, n, valid)
     value.sum().backward()
     assert torch.isfinite(value).all() and not value[1].detach().any()
     assert torch.isfinite(p.grad).all() and float(p.grad[1]) == 0
@@ -161,6 +161,6 @@ def test_shapes_that_do_not_fit_and_unknown_names_are_refused() -> None:
     with pytest.raises(ValueError, match=r"must be \[N\], \[N, K\]"):
         info_nce(torch.zeros(2), torch.zeros(3, 4), torch.zeros(3, 4, dtype=torch.bool))
     with pytest.raises(UsageError, match="choose one of info-nce, circle"):
-        build_loss(LossConfig(loss="margin"))
+        build_loss(LossSettings(loss="margin"))
     with pytest.raises(UsageError, match="--temperature is 0"):
-        build_loss(LossConfig(temperature=0.0))
+        build_loss(LossSettings(temperature=0.0))

@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, fields
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from ...core.config import super_init
+from ...core.errors import UsageError
 from ...core.seeds import generator, seed_of
 from .feature_edits import FeatureEdits, Frames, edit, relocate
 from .positives import Positives
@@ -30,6 +32,29 @@ class FeatureSource(Protocol):
     def num_frames(self, video_id: str) -> int:
         """T."""
         ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class ViewSettings:
+    """What of a video a step sees, and what is drawn besides its pairs."""
+
+    feature_edits: Literal["auto", "none", "light", "medium", "strong"] = "auto"
+    """Edits of the features (crop, speed, dropped and shuffled parts, noise) on anchors and positives. auto: medium
+    without labels, light with copies, none with pairs or groups."""
+    virtual_scenes: float | None = None
+    """Share of the pairs that are moved to a random place in feature space, anchor and positive alike, so that few
+    scenes teach what edits do rather than what these scenes are. Default: 1 below 500 groups, else 0."""
+    max_frames: int = 128
+    """Longer videos are cut to a random window of this many frames in training; validation takes them whole."""
+    negatives_per_anchor: int = 0
+    """Videos drawn for each anchor besides its positive; they become candidates and enter the queue."""
+
+    def __post_init__(self) -> None:
+        super_init(ViewSettings, self)
+        if self.max_frames < 1 or self.negatives_per_anchor < 0:
+            raise UsageError("--max-frames must be at least 1 and --negatives-per-anchor at least 0")
+        if self.virtual_scenes is not None and not 0 <= self.virtual_scenes <= 1:
+            raise UsageError(f"--virtual-scenes is {self.virtual_scenes}; it is a share of the pairs, 0 to 1")
 
 
 @dataclass(frozen=True)

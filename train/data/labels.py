@@ -10,10 +10,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from ...core.errors import ReelkinError
+from ...core.config import super_init
+from ...core.errors import ReelkinError, UsageError
 from ...core.pickles import load_annotation_pickle
 
 PAIR_COLUMNS = (("query", "video"), ("anchor", "positive"))
+LABEL_FILES = ("pairs", "groups", "copies", "vcdb")
 GROUP_COLUMNS = (("video_id", "group"), ("video", "group"))
 
 
@@ -37,6 +39,49 @@ class Labels:
 
     def __repr__(self) -> str:
         return f"Labels({self.source!r}: {len(self.pairs)} pairs, {len(set(self.groups.values()))} groups)"
+
+
+@dataclass(frozen=True, kw_only=True)
+class LabelSettings:
+    """What shows the same thing, and what of it is held out."""
+
+    pairs: Path | None = None
+    """CSV with the columns query,video or anchor,positive: annotated pairs."""
+    groups: Path | None = None
+    """CSV with the columns video_id,group: videos of a group show the same thing."""
+    copies: Path | None = None
+    """edits.csv of shards/edits.py: each source and its edited copies are a group; with --groups, the sources' groups
+    join them."""
+    vcdb: Path | None = None
+    """VCDB's training annotation (vcdb.pickle): pairs and background videos. Without any label file, positives are
+    edits of the features themselves."""
+    validate_groups: Path | None = None
+    """CSV with the columns video_id,group: held out of training, and retrieved now and then."""
+    hold_out: float = 0.0
+    """Share of the labelled groups to hold out for the same purpose; 0 holds out none."""
+
+    def __post_init__(self) -> None:
+        super_init(LabelSettings, self)
+        given = [name for name in LABEL_FILES if getattr(self, name) is not None]
+        if len(given) > 1 and given != ["groups", "copies"]:
+            raise UsageError(f"--{' and --'.join(given)} were given; choose one (--groups and --copies go together)")
+        if self.hold_out and (self.validate_groups or not given):
+            raise UsageError("--hold-out takes its groups from a label file and cannot go with --validate-groups")
+
+    def labelled(self) -> bool:
+        """Whether a label file was given."""
+        return any(getattr(self, name) is not None for name in LABEL_FILES)
+
+    def read_labels(self) -> Labels | None:
+        """The content of the label file or files; None without any."""
+        if self.groups is not None and self.copies is not None:
+            return copies_in_groups(read_copies(self.copies), read_groups(self.groups))
+        for path, read in (
+            (self.pairs, read_pairs), (self.groups, read_groups), (self.copies, read_copies), (self.vcdb, read_vcdb)
+        ):  # fmt: skip
+            if path is not None:
+                return read(path)
+        return None
 
 
 def read_pairs(path: Path) -> Labels:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol, cast
+from typing import Any, Literal, Protocol, cast
 
 import torch
 import torch.nn.functional as F
@@ -20,6 +20,22 @@ from torch import nn
 from ...core.errors import UsageError
 from .frames import masked_mean, unit_frames, valid_frames
 from .tca import TCA, TCAConfig
+
+
+@dataclass(frozen=True, kw_only=True)
+class AggregatorSettings:
+    """Which aggregator is trained; it takes of these fields those that its own config has."""
+
+    num_layers: int = 1
+    """Transformer layers."""
+    num_heads: int = 8
+    """Attention heads; must divide the features' dimension."""
+    feedforward: int = 2048
+    """Width of the transformer's feed-forward branch."""
+    dropout: float = 0.1
+    """Dropout of the transformer; the same for a video whatever the number of ranks."""
+    init: Literal["identity", "published"] = "identity"
+    """Starting weights: identity starts from mean pooling, published from random mixing, which needs much data."""
 
 
 class Aggregator(Protocol):

@@ -12,20 +12,22 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from torch import nn
 
+from ...core.config import super_init
 from ...core.engine import Engine
+from ...core.errors import UsageError
 from ..data.batches import Batch, BatchBuilder, Views, prefetched
 from ..running.loop import StepLoss
 from ..running.validation import Validator
 from .losses import Loss
 from .masks import valid_negatives
 from .memory_queue import MemoryQueue
-from .mining import Mining, mine, mining_sums
+from .mining import MiningSettings, mine, mining_sums
 from .momentum import KeyEncoder
 
 
@@ -40,16 +42,24 @@ class Keys:
 
 @dataclass(frozen=True, kw_only=True)
 class ContrastSettings:
-    """The choices a recipe makes."""
+    """What anchors are compared with."""
 
-    mining: Mining = "none"
-    mined_negatives: int = 64
-    mining_margin: float = 0.2
+    queue_size: int = 4096
+    """Keys remembered from earlier steps as negatives; 0 for none. Any size goes with any batch."""
+    momentum: float = 0.95
+    """Of the key encoder, 0 to below 1. 0 shares the trained weights, as published; with a queue of many steps all
+    embeddings may then drift together away from remembered ones, which lowers the loss and teaches nothing."""
     batch_negatives: bool = True
-    """The batch's own keys are candidates at once, not only from the next step on."""
+    """Other videos of the same global batch are negatives at once, not only from the next step on."""
     queue_positives: bool = True
-    """Positives' keys enter the queue, not only drawn negatives'."""
-    bfloat16: bool = False
+    """Positives' keys enter the queue; off, only drawn negatives do, as published (then set --negatives-per-anchor)."""
+    precision: Literal["float32", "bfloat16"] = "float32"
+    """bfloat16 runs the model under autocast; meant for GPUs, not yet run on one."""
+
+    def __post_init__(self) -> None:
+        super_init(ContrastSettings, self)
+        if not (self.batch_negatives or self.queue_size):
+            raise UsageError("--no-batch-negatives with --queue-size 0 leaves no negatives; give one of them")
 
 
 class ContrastTask:
@@ -62,7 +72,7 @@ class ContrastTask:
         loss: of (positive, negative, valid).
         queue: memory of keys, on the engine's device.
         key_encoder: of the same model.
-        settings: choices.
+        settings, mining: choices.
         validator: measures on held-out videos, if there are any.
     """
 
@@ -75,10 +85,12 @@ class ContrastTask:
         queue: MemoryQueue,
         key_encoder: KeyEncoder,
         settings: ContrastSettings,
+        mining: MiningSettings,
         validator: Validator | None = None,
     ) -> None:
         self.engine, self.model, self.builder, self._loss = engine, model, builder, loss
         self.queue, self.key_encoder, self.settings, self.validator = queue, key_encoder, settings, validator
+        self.mining = mining
         self._fresh: list[Keys] = []
         self._step = 0
 
@@ -99,10 +111,8 @@ class ContrastTask:
         candidates = self._candidates(query_nD)
         negative_nK = query_nD @ candidates.keys.T
         valid_nK = valid_negatives(batch.anchors.groups, candidates.groups)
-        settings = self.settings
-        mined = mine(
-            positive_n, negative_nK, valid_nK, settings.mining, settings.mined_negatives, settings.mining_margin
-        )
+        mining = self.mining
+        mined = mine(positive_n, negative_nK, valid_nK, mining.mining, mining.mined_negatives, mining.mining_margin)
         per_anchor = self._loss(positive_n, mined.similarity, mined.valid)
         hardest_n = (
             negative_nK.detach().masked_fill(~valid_nK, -2.0).amax(1) if len(candidates.keys) else positive_n - 1
@@ -153,7 +163,7 @@ class ContrastTask:
         return out.to(dtype)
 
     def _precision(self) -> contextlib.AbstractContextManager[Any]:
-        if not self.settings.bfloat16:
+        if self.settings.precision != "bfloat16":
             return contextlib.nullcontext()
         return torch.autocast(self.engine.device.type, dtype=torch.bfloat16)
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -19,14 +20,19 @@ from ...core.errors import UsageError
 
 
 @dataclass(frozen=True, kw_only=True)
-class LossConfig:
+class LossSettings:
     """Which loss, and its constants."""
 
-    loss: str = "info-nce"
+    loss: Literal["info-nce", "circle", "circle-legacy", "triplet"] = "info-nce"
+    """Loss function."""
     temperature: float = 0.07
+    """Similarities are divided by it in info-nce."""
     circle_margin: float = 0.25
+    """Margin m of the circle losses."""
     circle_gamma: float = 256.0
+    """Scale of the circle losses."""
     triplet_margin: float = 0.2
+    """Margin of the triplet loss, in cosine."""
 
 
 def _prepared(positive: torch.Tensor, negative: torch.Tensor, valid: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -105,7 +111,7 @@ Loss = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
 LOSSES = ("info-nce", "circle", "circle-legacy", "triplet")
 
 
-def build_loss(config: LossConfig) -> Loss:
+def build_loss(config: LossSettings) -> Loss:
     """The configured loss as a function of (positive, negative, valid).
 
     Raises:

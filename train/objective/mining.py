@@ -17,6 +17,18 @@ from ...core.errors import UsageError
 Mining = Literal["none", "topk", "semi-hard"]
 
 
+@dataclass(frozen=True, kw_only=True)
+class MiningSettings:
+    """Which negatives enter the loss."""
+
+    mining: Mining = "none"
+    """All of them, the k most similar, or the k most similar below the positive."""
+    mined_negatives: int = 64
+    """k of the mining."""
+    mining_margin: float = 0.2
+    """Width of the semi-hard band, in cosine."""
+
+
 @dataclass(frozen=True)
 class MinedNegatives:
     """Negatives that enter the loss, for N anchors.

@@ -34,15 +34,16 @@ from ...core.errors import UsageError
 from ...core.seeds import seed_of
 from ...extract.store import FeatureStore
 from ..checkpoint import num_parameters
-from ..data.batches import BatchBuilder
+from ..data.batches import BatchBuilder, ViewSettings
 from ..data.feature_edits import edits_of_strength
-from ..data.labels import Labels, copies_in_groups, read_copies, read_groups, read_pairs, read_vcdb
+from ..data.labels import Labels, LabelSettings, read_groups
 from ..data.positives import Positives, groups_of, match_labels
 from ..data.sampling import GlobalSampler
-from ..models.aggregators import build_aggregator
+from ..models.aggregators import AggregatorSettings, build_aggregator
 from ..objective.contrast import ContrastSettings, ContrastTask
-from ..objective.losses import LossConfig, build_loss
+from ..objective.losses import LossSettings, build_loss
 from ..objective.memory_queue import MemoryQueue
+from ..objective.mining import MiningSettings
 from ..objective.momentum import KeyEncoder
 from ..running.loop import FREE_FIELDS, LoopConfig, Trainer
 from ..running.validation import Validator, choose_held_out
@@ -52,117 +53,20 @@ FEW_GROUPS = 500
 
 
 @dataclass(frozen=True, kw_only=True)
-class TcaRecipe(LoopConfig):
+class TcaRecipe(
+    ContrastSettings, MiningSettings, LossSettings, AggregatorSettings, ViewSettings, LabelSettings, LoopConfig
+):
     """Train a video model on a feature store."""
 
     features: Path
     """Feature store made by extract/run.py."""
     recipe: Literal["tca"] = "tca"
     """Which recipe."""
-    pairs: Path | None = None
-    """CSV with the columns query,video or anchor,positive: annotated pairs."""
-    groups: Path | None = None
-    """CSV with the columns video_id,group: videos of a group show the same thing."""
-    copies: Path | None = None
-    """edits.csv of shards/edits.py: each source and its edited copies are a group; with --groups, the sources' groups
-    join them."""
-    vcdb: Path | None = None
-    """VCDB's training annotation (vcdb.pickle): pairs and background videos. Without any label file, positives are
-    edits of the features themselves."""
-    validate_groups: Path | None = None
-    """CSV with the columns video_id,group: held out of training, and retrieved now and then."""
-    hold_out: float = 0.0
-    """Share of the labelled groups to hold out for the same purpose; 0 holds out none."""
-    feature_edits: Literal["auto", "none", "light", "medium", "strong"] = "auto"
-    """Edits of the features (crop, speed, dropped and shuffled parts, noise) on anchors and positives. auto: medium
-    without labels, light with copies, none with pairs or groups."""
-    virtual_scenes: float | None = None
-    """Share of the pairs that are moved to a random place in feature space, anchor and positive alike, so that few
-    scenes teach what edits do rather than what these scenes are. Default: 1 below 500 groups, else 0."""
-    max_frames: int = 128
-    """Longer videos are cut to a random window of this many frames in training; validation takes them whole."""
-    negatives_per_anchor: int = 0
-    """Videos drawn for each anchor besides its positive; they become candidates and enter the queue."""
-    num_layers: int = 1
-    """Transformer layers."""
-    num_heads: int = 8
-    """Attention heads; must divide the features' dimension."""
-    feedforward: int = 2048
-    """Width of the transformer's feed-forward branch."""
-    dropout: float = 0.1
-    """Dropout of the transformer; the same for a video whatever the number of ranks."""
-    init: Literal["identity", "published"] = "identity"
-    """Starting weights: identity starts from mean pooling, published from random mixing, which needs much data."""
-    loss: Literal["info-nce", "circle", "circle-legacy", "triplet"] = "info-nce"
-    """Loss function."""
-    temperature: float = 0.07
-    """Similarities are divided by it in info-nce."""
-    circle_margin: float = 0.25
-    """Margin m of the circle losses."""
-    circle_gamma: float = 256.0
-    """Scale of the circle losses."""
-    triplet_margin: float = 0.2
-    """Margin of the triplet loss, in cosine."""
-    queue_size: int = 4096
-    """Keys remembered from earlier steps as negatives; 0 for none. Any size goes with any batch."""
-    momentum: float = 0.95
-    """Of the key encoder, 0 to below 1. 0 shares the trained weights, as published; with a queue of many steps all
-    embeddings may then drift together away from remembered ones, which lowers the loss and teaches nothing."""
-    batch_negatives: bool = True
-    """Other videos of the same global batch are negatives too."""
-    queue_positives: bool = True
-    """Positives' keys enter the queue; off, only drawn negatives do, as published (then set --negatives-per-anchor)."""
-    mining: Literal["none", "topk", "semi-hard"] = "none"
-    """Which negatives enter the loss: all, the k most similar, or the k most similar below the positive."""
-    mined_negatives: int = 64
-    """k of the mining."""
-    mining_margin: float = 0.2
-    """Width of the semi-hard band, in cosine."""
-    precision: Literal["float32", "bfloat16"] = "float32"
-    """bfloat16 runs the model under autocast; meant for GPUs, not yet run on one."""
-    threads: int = 0
-    """CPU threads of each rank; 0: the cores shared among the ranks of a machine."""
-    backend: Literal["auto", "horovod", "torch", "single"] = "auto"
-    """What connects the ranks; auto goes by the launcher."""
-    deadline: float = 300.0
-    """Seconds that ranks wait for one another before the run is ended."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        given = [name for name in ("pairs", "groups", "copies", "vcdb") if getattr(self, name) is not None]
-        if len(given) > 1 and given != ["groups", "copies"]:
-            raise UsageError(f"--{' and --'.join(given)} were given; choose one (--groups and --copies go together)")
-        if self.hold_out and (self.validate_groups or not given):
-            raise UsageError("--hold-out takes its groups from a label file and cannot go with --validate-groups")
-        if self.max_frames < 1 or self.negatives_per_anchor < 0:
-            raise UsageError("--max-frames must be at least 1 and --negatives-per-anchor at least 0")
-        if self.virtual_scenes is not None and not 0 <= self.virtual_scenes <= 1:
-            raise UsageError(f"--virtual-scenes is {self.virtual_scenes}; it is a share of the pairs, 0 to 1")
-        if not (self.batch_negatives or self.queue_size):
-            raise UsageError("--no-batch-negatives with --queue-size 0 leaves no negatives; give one of them")
         if self.queue_size and not (self.queue_positives or self.negatives_per_anchor):
             raise UsageError("--no-queue-positives leaves the queue empty; draw negatives: --negatives-per-anchor 16")
-
-    def edits(self) -> str:
-        """The strength of feature edits that ``auto`` stands for."""
-        if self.feature_edits != "auto":
-            return self.feature_edits
-        return "light" if self.copies else "none" if self.labelled() else "medium"
-
-    def labelled(self) -> bool:
-        """Whether a label file was given."""
-        return any(path is not None for path in (self.pairs, self.groups, self.copies, self.vcdb))
-
-    def read_labels(self) -> Labels | None:
-        """The content of the label file or files."""
-        if self.groups is not None and self.copies is not None:
-            return copies_in_groups(read_copies(self.copies), read_groups(self.groups))
-        for path, read in (
-            (self.pairs, read_pairs), (self.groups, read_groups), (self.copies, read_copies), (self.vcdb, read_vcdb)
-        ):  # fmt: skip
-            if path is not None:
-                return read(path)
-        return None
 
 
 @dataclass(frozen=True)
@@ -200,7 +104,7 @@ def build(config: TcaRecipe, store: FeatureStore, engine: Engine) -> Built:
         size=engine.size,
         seed=config.seed,
         max_frames=config.max_frames,
-        edits=edits_of_strength(config.edits()),
+        edits=edits_of_strength(strength_of_edits(config)),
         virtual_scenes=virtual_scenes(config, positives),
         negatives_per_anchor=config.negatives_per_anchor,
     )
@@ -208,23 +112,24 @@ def build(config: TcaRecipe, store: FeatureStore, engine: Engine) -> Built:
         engine,
         model,
         builder,
-        build_loss(LossConfig(**{name: getattr(config, name) for name in LossConfig.__dataclass_fields__})),
+        build_loss(config),
         MemoryQueue(config.queue_size, store.dim, positives.groups.shape[1], engine.device),
         KeyEncoder(model, config.momentum),
-        ContrastSettings(
-            mining=config.mining,
-            mined_negatives=config.mined_negatives,
-            mining_margin=config.mining_margin,
-            batch_negatives=config.batch_negatives,
-            queue_positives=config.queue_positives,
-            bfloat16=config.precision == "bfloat16",
-        ),
+        config,
+        config,
         Validator(store, held_out, engine) if held_out else None,
     )
     steps = config.steps or sampler.steps_of(config.epochs)
     identity = {"config": identity_of(config), "features": store_digest(store), "labels": positives.digest()}
     trainer = Trainer(engine, task, config, steps, identity)
     return Built(trainer, positives, _facts(config, store, positives, model, steps))
+
+
+def strength_of_edits(config: TcaRecipe) -> str:
+    """The strength of feature edits that ``auto`` stands for."""
+    if config.feature_edits != "auto":
+        return config.feature_edits
+    return "light" if config.copies else "none" if config.labelled() else "medium"
 
 
 def virtual_scenes(config: TcaRecipe, positives: Positives) -> float:

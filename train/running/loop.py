@@ -20,6 +20,7 @@ from typing import Any, Literal, Protocol
 import torch
 from torch import nn
 
+from ...core.config import super_init
 from ...core.engine import Engine
 from ...core.errors import ExitCode, ReelkinError, UsageError
 from ...core.progress import Progress
@@ -78,8 +79,15 @@ class LoopConfig:
     """Resume although the configuration, the features or the labels differ from the checkpoint's."""
     stop_after: int | None = None
     """Stop with a checkpoint and exit code 75 when this many steps are done; for time slots of a cluster."""
+    threads: int = 0
+    """CPU threads of each rank; 0: the cores shared among the ranks of a machine."""
+    backend: Literal["auto", "horovod", "torch", "single"] = "auto"
+    """What connects the ranks; auto goes by the launcher."""
+    deadline: float = 300.0
+    """Seconds that ranks wait for one another before the run is ended."""
 
     def __post_init__(self) -> None:
+        super_init(LoopConfig, self)
         positive = ("batch_size", "lr", "epochs", "log_every", "checkpoint_every", "keep_checkpoints", "validate_every")
         for name in positive:
             if not getattr(self, name) > 0:
