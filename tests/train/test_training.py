@@ -159,14 +159,14 @@ def test_a_signal_ends_the_step_writes_a_checkpoint_and_returns_75(
 ) -> None:
     from reelkin.train.objective.contrast import ContrastTask
 
-    loss = ContrastTask.loss
+    losses = ContrastTask.losses
 
-    def signalled(self: ContrastTask, batch: Any) -> Any:
+    def signalled(self: ContrastTask, batch: Any, parts: int) -> Any:
         if batch.step == 3:
             os.kill(os.getpid(), signal.SIGTERM)
-        return loss(self, batch)
+        return losses(self, batch, parts)
 
-    monkeypatch.setattr(ContrastTask, "loss", signalled)
+    monkeypatch.setattr(ContrastTask, "losses", signalled)
     before = signal.getsignal(signal.SIGTERM)
     assert train(recipe(data, tmp_path)) == ExitCode.STOPPED
     assert signal.getsignal(signal.SIGTERM) is before

@@ -98,8 +98,8 @@ class ContrastTask:
         """This rank's slices of the global batches, in order."""
         return prefetched(self.builder, steps)
 
-    def loss(self, batch: Batch) -> StepLoss:
-        """Loss per anchor of this rank's slice; the new keys are kept for `updated`."""
+    def losses(self, batch: Batch, parts: int) -> Iterator[StepLoss]:
+        """Losses of this rank's anchors; the new keys are kept for `updated`."""
         batch = batch.to(self.engine.device)
         self._step = batch.step
         with self._precision():
@@ -120,7 +120,7 @@ class ContrastTask:
         sums = mining_sums(negative_nK.detach(), valid_nK, mined)
         sums |= {"positive_sum": float(positive_n.detach().double().sum())}
         sums |= {"first_sum": float((positive_n.detach() > hardest_n).sum())}
-        return StepLoss(per_anchor, sums, lambda: self._blame(batch, per_anchor))
+        yield StepLoss(per_anchor, sums, lambda: self._blame(batch, per_anchor))
 
     def updated(self) -> None:
         """Move the key encoder and remember the last batch's keys."""

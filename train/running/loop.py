@@ -47,6 +47,8 @@ class LoopConfig:
     """Visits of every item; used when --steps is not given."""
     batch_size: int = 64
     """Anchors per update, over all ranks together."""
+    accumulation: int = 1
+    """Parts in which a rank's anchors pass through the model: less memory, the same loss and gradient."""
     lr: float = 5e-4
     """Peak learning rate; it does not depend on the number of ranks, because the global batch does not."""
     schedule: Literal["cosine", "constant"] = "cosine"
@@ -88,7 +90,16 @@ class LoopConfig:
 
     def __post_init__(self) -> None:
         super_init(LoopConfig, self)
-        positive = ("batch_size", "lr", "epochs", "log_every", "checkpoint_every", "keep_checkpoints", "validate_every")
+        positive = (
+            "batch_size",
+            "accumulation",
+            "lr",
+            "epochs",
+            "log_every",
+            "checkpoint_every",
+            "keep_checkpoints",
+            "validate_every",
+        )
         for name in positive:
             if not getattr(self, name) > 0:
                 raise UsageError(f"--{name.replace('_', '-')} is {getattr(self, name)}; it must be above 0")
@@ -101,10 +112,10 @@ class LoopConfig:
 
 @dataclass
 class StepLoss:
-    """What a task computes for this rank's slice of a global batch.
+    """What a task computes for a part of this rank's slice of a global batch.
 
     Attributes:
-        per_anchor: [n] loss values with gradient.
+        per_anchor: [n] loss values with gradient, n at least 0.
         sums: numbers to be added over ranks and steps for the log, the same names on every rank.
         blame: ids of this rank's videos to be named if the step is not finite; only called then.
     """
@@ -123,12 +134,13 @@ class Task(Protocol):
         """The batches of these steps, in order; each a function of its step alone."""
         ...
 
-    def loss(self, batch: Any) -> StepLoss:
-        """Loss of a batch."""
+    def losses(self, batch: Any, parts: int) -> Iterator[StepLoss]:
+        """Loss of a batch in ``parts`` parts, whose sum is what one part would give; a part is taken back through the
+        model before the next one is asked for, so that memory for activations is that of one part."""
         ...
 
     def updated(self) -> None:
-        """Called after the update that followed the last `loss`."""
+        """Called after the update that followed the last `losses`."""
         ...
 
     def report(self, sums: Mapping[str, float]) -> dict[str, float]:
@@ -231,20 +243,24 @@ class Trainer:
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         self.optimizer.zero_grad(set_to_none=True)
-        result = self.task.loss(batch)
-        total = result.per_anchor.sum()
+        sums: dict[str, float] = {}
+        parts = []
+        for part in self.task.losses(batch, self.config.accumulation):
+            total = part.per_anchor.sum()
+            # Ranks average their gradients; scaled like this, that is the gradient of the mean over the global batch.
+            (total * (self.engine.size / self.config.batch_size)).backward()
+            found = {"loss_sum": float(total.detach()), "anchors": float(len(part.per_anchor)), **part.sums}
+            sums |= {name: sums.get(name, 0.0) + value for name, value in found.items()}
+            parts.append(part)
         asked = self._stop_requested or self.done + 1 == self.config.stop_after
-        sums = {"loss_sum": float(total.detach()), "anchors": float(len(result.per_anchor)), "stop": float(asked)}
-        sums = self._over_ranks({**sums, **result.sums})
+        sums = self._over_ranks({**sums, "stop": float(asked)})
         if not math.isfinite(sums["loss_sum"]):
-            self._stop_before_update("loss", result)
-        # Ranks average their gradients; scaled like this, that is the gradient of the mean over the global batch.
-        (total * (self.engine.size / sums["anchors"])).backward()
+            self._stop_before_update("loss", parts)
         self.engine.synchronize(self.optimizer)
         limit = self.config.clip_norm or math.inf
         norm = float(nn.utils.clip_grad_norm_(self.task.model.parameters(), limit))
         if not math.isfinite(norm):
-            self._stop_before_update("gradient", result)
+            self._stop_before_update("gradient", parts)
         self.optimizer.step()
         self.task.updated()
         self.done += 1
@@ -259,8 +275,9 @@ class Trainer:
         local = torch.tensor([sums[name] for name in names], dtype=torch.float64)
         return dict(zip(names, self.engine.all_reduce(local, "step sums", op="sum").tolist(), strict=True))
 
-    def _stop_before_update(self, what: str, result: StepLoss) -> None:
-        videos = [each for rank in self.engine.all_gather_object(result.blame(), "blame") for each in rank]
+    def _stop_before_update(self, what: str, parts: list[StepLoss]) -> None:
+        blamed = [video_id for part in parts for video_id in part.blame()]
+        videos = [each for rank in self.engine.all_gather_object(blamed, "blame") for each in rank]
         named = ", ".join(dict.fromkeys(videos[:20])) + (f" and {len(videos) - 20} more" if len(videos) > 20 else "")
         raise ReelkinError(
             f"the {what} of step {self.done + 1} is not finite, so the weights were left as after step {self.done}. "
