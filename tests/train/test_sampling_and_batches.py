@@ -36,12 +36,12 @@ def builder(rank: int = 0, size: int = 1, seed: int = 3, batch_size: int = 7, **
 
 
 def rows(views: Views) -> list[tuple[bytes, int, int, list[int]]]:
-    """Each view's valid frames, video, key and groups, free of padding."""
+    """Each view's frames, video, key and groups."""
+    frames = views.frames.split(views.lengths.tolist())
     return [
-        (views.features[row, : int(views.lengths[row])].numpy().tobytes(), int(views.videos[row]), int(views.keys[row]),
-         views.groups[row].tolist())
-        for row in range(len(views.lengths))
-    ]  # fmt: skip
+        (frames[row].numpy().tobytes(), int(views.videos[row]), int(views.keys[row]), views.groups[row].tolist())
+        for row in range(len(views))
+    ]
 
 
 def parts(batch: Batch) -> list[Views]:
@@ -94,7 +94,7 @@ def test_a_batch_depends_on_its_step_and_not_on_what_was_made_before() -> None:
     for step in range(4):
         one.build(step)
     for views, again in zip(parts(one.build(4)), parts(other.build(4)), strict=True):
-        assert torch.equal(views.features, again.features) and torch.equal(views.keys, again.keys)
+        assert torch.equal(views.frames, again.frames) and torch.equal(views.keys, again.keys)
     assert rows(one.build(4).anchors) != rows(one.build(5).anchors)
     assert rows(builder(seed=4).build(4).anchors) != rows(one.build(4).anchors)
 
@@ -120,14 +120,26 @@ def test_windows_are_contiguous_random_and_padded_with_zeros() -> None:
         Videos(ramp), positives, GlobalSampler(1, 8, 0), rank=0, size=1, seed=0, max_frames=6, edits=None
     )
     starts = set()
-    for row in made.build(0).anchors.features[:, :, 0].numpy():
+    for row in made.build(0).anchors.padded()[0][:, :, 0].numpy():
         assert np.array_equal(np.diff(row), np.ones(5))
         starts.add(int(row[0]))
     assert len(starts) > 3
-    ragged = builder(edits=None).build(0).anchors
-    assert ragged.features.dtype == torch.float32
-    for row, length in zip(ragged.features, ragged.lengths.tolist(), strict=True):
-        assert row[:length].any(dim=1).all() and not row[length:].any()
+
+
+def test_padding_is_zeros_past_each_end_and_any_rows_can_be_taken() -> None:
+    views = builder(edits=None).build(0).anchors
+    own = views.frames.split(views.lengths.tolist())
+    assert views.frames.dtype == torch.float32 and len({len(each) for each in own}) > 1
+    for rows_taken, numbers in (
+        (None, range(7)), (slice(2, 5), range(2, 5)), (torch.tensor([6, 0, 0, 3]), [6, 0, 0, 3]), (slice(0, 0), [])
+    ):  # fmt: skip
+        features, lengths, keys = views.padded(rows_taken)
+        wanted = [own[number] for number in numbers]
+        assert features.shape[1] == max((len(each) for each in wanted), default=1)
+        assert lengths.tolist() == [len(each) for each in wanted]
+        assert keys.tolist() == [int(views.keys[number]) for number in numbers]
+        for row, each in zip(features, wanted, strict=True):
+            assert torch.equal(row[: len(each)], each) and not row[len(each) :].any()
 
 
 def test_positives_are_of_the_anchors_group_and_drawn_negatives_distinct() -> None:

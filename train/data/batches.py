@@ -59,27 +59,49 @@ class ViewSettings:
 
 @dataclass(frozen=True)
 class Views:
-    """Edited windows of N videos, padded to the longest.
+    """Edited windows of N videos, their frames one after another; `padded` makes of any of them what a model takes.
 
     Attributes:
-        features: float32 [N, T, D], zeros past each end.
-        lengths: int64 [N].
+        frames: float32 [F, D], F the sum of ``lengths``.
+        lengths: int64 [N], each at least 1.
         keys: int64 [N], dropout keys.
         videos, groups: int64 [N] and [N, G], see `masks`.
     """
 
-    features: torch.Tensor
+    frames: torch.Tensor
     lengths: torch.Tensor
     keys: torch.Tensor
     videos: torch.Tensor
     groups: torch.Tensor
+
+    def __len__(self) -> int:
+        return len(self.lengths)
+
+    def padded(self, rows: torch.Tensor | slice | None = None) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Some of the views, padded with zeros to the longest of them.
+
+        Args:
+            rows: int64 [n] numbers of views in the order wanted, or a slice; None takes all.
+
+        Returns:
+            Features float32 [n, T, D], lengths int64 [n], dropout keys int64 [n], on the views' device.
+        """
+        rows = slice(None) if rows is None else rows
+        ends = self.lengths.cumsum(0)
+        lengths, starts = self.lengths[rows], (ends - self.lengths)[rows]
+        longest = int(lengths.max()) if len(lengths) else 1
+        place_T = torch.arange(longest, device=lengths.device)
+        inside_nT = place_T < lengths[:, None]
+        features = self.frames.new_zeros(len(lengths), longest, self.frames.shape[1])
+        features[inside_nT] = self.frames[(starts[:, None] + place_T)[inside_nT]]
+        return features, lengths, self.keys[rows]
 
     def to(self, device: torch.device) -> Views:
         """The same on ``device``."""
         return Views(**{field.name: getattr(self, field.name).to(device, non_blocking=True) for field in fields(self)})
 
     def __repr__(self) -> str:
-        return f"Views(features={tuple(self.features.shape)})"
+        return f"Views({len(self)} videos, frames={tuple(self.frames.shape)})"
 
 
 @dataclass(frozen=True)
@@ -186,12 +208,10 @@ class BatchBuilder:
     def _views(
         self, step: int, role: str, tags: Sequence[str], videos: Sequence[int], views: Sequence[Frames]
     ) -> Views:
-        padded = np.zeros((len(views), max(map(len, views), default=1), self.source.dim), dtype=np.float32)
-        for row, view in zip(padded, views, strict=True):
-            row[: len(view)] = view
+        nothing = np.zeros((0, self.source.dim), dtype=np.float32)
         index = np.asarray(videos, dtype=np.int64)
         return Views(
-            features=torch.from_numpy(padded),
+            frames=torch.from_numpy(np.concatenate([nothing, *views])),
             lengths=torch.tensor([len(view) for view in views], dtype=torch.int64),
             keys=torch.tensor([seed_of(self.seed, "dropout", step, role, tag) for tag in tags], dtype=torch.int64),
             videos=torch.from_numpy(index),

@@ -159,7 +159,8 @@ class ContrastTask:
 
     def _embed(self, encoder: nn.Module | KeyEncoder, views: Views) -> torch.Tensor:
         dtype = self.queue.keys.dtype
-        out: torch.Tensor = encoder(views.features.to(dtype), views.lengths, views.keys)
+        features, lengths, keys = views.padded()
+        out: torch.Tensor = encoder(features.to(dtype), lengths, keys)
         return out.to(dtype)
 
     def _precision(self) -> contextlib.AbstractContextManager[Any]:
