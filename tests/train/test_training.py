@@ -19,8 +19,10 @@ from reelkin.train.checkpoint import load_model
 from reelkin.train.data.labels import read_copies
 from reelkin.train.data.positives import groups_of
 from reelkin.train.recipes.tca import TcaRecipe, build, build_model
-from reelkin.train.running.loop import LoopConfig, differences, learning_rate
+from reelkin.train.running.loop import differences
+from reelkin.train.running.optimisation import learning_rate
 from reelkin.train.running.run_folder import RunFolder
+from reelkin.train.running.settings import LoopConfig
 from reelkin.train.running.validation import choose_held_out, embed, retrieval_map
 from reelkin.train.session import RECIPES, recipe_named, run
 

@@ -45,7 +45,8 @@ from ..objective.losses import LossSettings, build_loss
 from ..objective.memory_queue import MemoryQueue
 from ..objective.mining import MiningSettings
 from ..objective.momentum import KeyEncoder
-from ..running.loop import FREE_FIELDS, LoopConfig, Trainer
+from ..running.loop import Trainer
+from ..running.settings import FREE_FIELDS, LoopConfig
 from ..running.validation import Validator, choose_held_out
 
 FEW_GROUPS = 500
@@ -121,7 +122,7 @@ def build(config: TcaRecipe, store: FeatureStore, engine: Engine) -> Built:
     )
     steps = config.steps or sampler.steps_of(config.epochs)
     identity = {"config": identity_of(config), "features": store_digest(store), "labels": positives.digest()}
-    trainer = Trainer(engine, task, config, steps, identity)
+    trainer = Trainer(engine, task, config, steps, identity, sampler.epoch)
     return Built(trainer, positives, _facts(config, store, positives, model, steps))
 
 

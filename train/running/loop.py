@@ -14,100 +14,19 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import nn
 
-from ...core.config import super_init
 from ...core.engine import Engine
 from ...core.errors import ExitCode, ReelkinError, UsageError
 from ...core.progress import Progress
+from .optimisation import build_optimizer, learning_rate
 from .run_folder import RunFolder
+from .settings import LoopConfig
 
 log = logging.getLogger("reelkin.train")
-
-FREE_FIELDS = frozenset(
-    {"output", "features", "resume", "allow_changes", "stop_after", "log_every", "checkpoint_every", "keep_checkpoints"}
-    | {"validate_every", "backend", "deadline", "threads"}
-)
-"""Fields that may change between a run and its resumption: they have no influence on the result."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class LoopConfig:
-    """Training without the recipe's own part."""
-
-    output: Path
-    """Run folder; the trained model will be in its subfolder model/."""
-    steps: int | None = None
-    """Updates in all. Default: as many as --epochs makes."""
-    epochs: float = 100.0
-    """Visits of every item; used when --steps is not given."""
-    batch_size: int = 64
-    """Anchors per update, over all ranks together."""
-    accumulation: int = 1
-    """Parts in which a rank's anchors pass through the model: less memory, the same loss and gradient."""
-    lr: float = 5e-4
-    """Peak learning rate; it does not depend on the number of ranks, because the global batch does not."""
-    schedule: Literal["cosine", "constant"] = "cosine"
-    """Learning rate after warm-up: cosine down to 0 at the last step, or constant."""
-    warmup_steps: int = 20
-    """Steps over which the learning rate rises from 0."""
-    optimizer: Literal["adamw", "adam"] = "adamw"
-    """adamw: decoupled weight decay; adam: decay added to the gradient, as TCA was published."""
-    weight_decay: float = 0.01
-    """Weight decay of all parameters of two or more dimensions."""
-    clip_norm: float = 1.0
-    """Largest norm of the whole gradient; 0 does not clip."""
-    compression: Literal["none", "fp16"] = "none"
-    """Gradients between ranks: as they are, or as float16."""
-    reduction: Literal["average", "adasum"] = "average"
-    """How ranks' gradients are combined; adasum needs Horovod with MPI and a power of two ranks."""
-    seed: int = 0
-    """Changes initial weights, order, windows, edits and dropout."""
-    log_every: int = 10
-    """Steps between lines of metrics.jsonl, whose values are means over these steps."""
-    checkpoint_every: int = 500
-    """Steps between checkpoints; one more is made at the end and when stopped."""
-    keep_checkpoints: int = 3
-    """Newest checkpoints kept."""
-    validate_every: int = 100
-    """Steps between validations, if there are held-out videos."""
-    resume: Literal["auto", "never"] = "auto"
-    """auto: go on from the newest checkpoint in the run folder, if there is one; never: refuse such a folder."""
-    allow_changes: bool = False
-    """Resume although the configuration, the features or the labels differ from the checkpoint's."""
-    stop_after: int | None = None
-    """Stop with a checkpoint and exit code 75 when this many steps are done; for time slots of a cluster."""
-    threads: int = 0
-    """CPU threads of each rank; 0: the cores shared among the ranks of a machine."""
-    backend: Literal["auto", "horovod", "torch", "single"] = "auto"
-    """What connects the ranks; auto goes by the launcher."""
-    deadline: float = 300.0
-    """Seconds that ranks wait for one another before the run is ended."""
-
-    def __post_init__(self) -> None:
-        super_init(LoopConfig, self)
-        positive = (
-            "batch_size",
-            "accumulation",
-            "lr",
-            "epochs",
-            "log_every",
-            "checkpoint_every",
-            "keep_checkpoints",
-            "validate_every",
-        )
-        for name in positive:
-            if not getattr(self, name) > 0:
-                raise UsageError(f"--{name.replace('_', '-')} is {getattr(self, name)}; it must be above 0")
-        for name in ("warmup_steps", "weight_decay", "clip_norm"):
-            if not getattr(self, name) >= 0:
-                raise UsageError(f"--{name.replace('_', '-')} is {getattr(self, name)}; it must not be negative")
-        if self.steps is not None and self.steps < 1:
-            raise UsageError(f"--steps is {self.steps}; at least 1, or leave it out and give --epochs")
 
 
 @dataclass
@@ -180,18 +99,29 @@ class Trainer:
         steps: updates in all.
         identity: what the run depends on: field by field the configuration, hashes of features and labels; JSON-able.
             A checkpoint with another identity is refused.
+        epoch_of: epochs that so many updates make, for the schedule ``cosine-epochs``.
 
     Attributes:
         done: updates made so far.
         before_first_step: called once the folder is known to be this run's.
     """
 
-    def __init__(self, engine: Engine, task: Task, config: LoopConfig, steps: int, identity: Mapping[str, Any]) -> None:
+    def __init__(
+        self,
+        engine: Engine,
+        task: Task,
+        config: LoopConfig,
+        steps: int,
+        identity: Mapping[str, Any],
+        epoch_of: Callable[[int], float] | None = None,
+    ) -> None:
         if config.batch_size < engine.size:
             raise UsageError(
                 f"--batch-size {config.batch_size} leaves some of {engine.size} ranks without an anchor; raise it"
             )
         self.engine, self.task, self.config, self.steps = engine, task, config, steps
+        self.epoch_of = epoch_of
+        learning_rate(config, config.warmup_steps, steps, epoch_of)  # a schedule that cannot be is refused now
         self.identity = dict(identity)
         self.folder = RunFolder(config.output)
         self.optimizer = engine.wrap_optimizer(
@@ -239,7 +169,7 @@ class Trainer:
 
     def _step(self, batch: Any) -> tuple[str, bool]:
         """One update; returns a note for the progress line and whether to stop."""
-        rate = learning_rate(self.config, self.done, self.steps)
+        rate = learning_rate(self.config, self.done, self.steps, self.epoch_of)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         self.optimizer.zero_grad(set_to_none=True)
@@ -369,29 +299,6 @@ def differences(old: Mapping[str, Any], new: Mapping[str, Any], where: str = "")
         elif before != now:
             found.append(f"{where}{name} was {before}, now {now}")
     return found
-
-
-def build_optimizer(model: nn.Module, config: LoopConfig) -> torch.optim.Optimizer:
-    """Adam or AdamW; biases and norms are not decayed."""
-    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    if not parameters:
-        raise UsageError("this aggregator has no parameter, so there is nothing to train; use it without training")
-    groups = [
-        {"params": [p for p in parameters if p.ndim >= 2], "weight_decay": config.weight_decay},
-        {"params": [p for p in parameters if p.ndim < 2], "weight_decay": 0.0},
-    ]
-    kind = torch.optim.AdamW if config.optimizer == "adamw" else torch.optim.Adam
-    return kind([group for group in groups if group["params"]], lr=config.lr)
-
-
-def learning_rate(config: LoopConfig, step: int, steps: int) -> float:
-    """Rate of the update that follows ``step`` updates out of ``steps``."""
-    if step < config.warmup_steps:
-        return config.lr * (step + 1) / (config.warmup_steps + 1)
-    if config.schedule == "constant":
-        return config.lr
-    share = (step - config.warmup_steps) / max(1, steps - config.warmup_steps)
-    return config.lr * 0.5 * (1 + math.cos(math.pi * share))
 
 
 @contextmanager

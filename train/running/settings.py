@@ -1,0 +1,94 @@
+"""Settings of the training loop, whatever the recipe."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from ...core.config import super_init
+from ...core.errors import UsageError
+
+FREE_FIELDS = frozenset(
+    {"output", "features", "resume", "allow_changes", "stop_after", "log_every", "checkpoint_every", "keep_checkpoints"}
+    | {"validate_every", "backend", "deadline", "threads"}
+)
+"""Fields that may change between a run and its resumption: they have no influence on the result."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoopConfig:
+    """Training without the recipe's own part."""
+
+    output: Path
+    """Run folder; the trained model will be in its subfolder model/."""
+    steps: int | None = None
+    """Updates in all. Default: as many as --epochs makes."""
+    epochs: float = 100.0
+    """Visits of every item; used when --steps is not given."""
+    batch_size: int = 64
+    """Anchors per update, over all ranks together."""
+    accumulation: int = 1
+    """Parts in which a rank's anchors pass through the model: less memory, the same loss and gradient."""
+    lr: float = 5e-4
+    """Peak learning rate; it does not depend on the number of ranks, because the global batch does not."""
+    schedule: Literal["cosine", "cosine-epochs", "constant"] = "cosine"
+    """Learning rate after warm-up: cosine down to 0 at the last step; the same in stairs of an epoch, as TCA was
+    published (the last epoch still learns); or constant."""
+    warmup_steps: int = 20
+    """Steps over which the learning rate rises from 0."""
+    optimizer: Literal["adamw", "adam"] = "adamw"
+    """adamw: decoupled weight decay; adam: decay added to the gradient, as TCA was published."""
+    weight_decay: float = 0.01
+    """Weight decay; adamw: a share of the weight times the learning rate, adam: added to the gradient."""
+    weight_decay_on: Literal["matrices", "all"] = "matrices"
+    """What decays: parameters of two or more dimensions, or biases and norms too, as TCA was published."""
+    clip_norm: float = 1.0
+    """Largest norm of the whole gradient; 0 does not clip."""
+    compression: Literal["none", "fp16"] = "none"
+    """Gradients between ranks: as they are, or as float16."""
+    reduction: Literal["average", "adasum"] = "average"
+    """How ranks' gradients are combined; adasum needs Horovod with MPI and a power of two ranks."""
+    seed: int = 0
+    """Changes initial weights, order, windows, edits and dropout."""
+    log_every: int = 10
+    """Steps between lines of metrics.jsonl, whose values are means over these steps."""
+    checkpoint_every: int = 500
+    """Steps between checkpoints; one more is made at the end and when stopped."""
+    keep_checkpoints: int = 3
+    """Newest checkpoints kept."""
+    validate_every: int = 100
+    """Steps between validations, if there are held-out videos."""
+    resume: Literal["auto", "never"] = "auto"
+    """auto: go on from the newest checkpoint in the run folder, if there is one; never: refuse such a folder."""
+    allow_changes: bool = False
+    """Resume although the configuration, the features or the labels differ from the checkpoint's."""
+    stop_after: int | None = None
+    """Stop with a checkpoint and exit code 75 when this many steps are done; for time slots of a cluster."""
+    threads: int = 0
+    """CPU threads of each rank; 0: the cores shared among the ranks of a machine."""
+    backend: Literal["auto", "horovod", "torch", "single"] = "auto"
+    """What connects the ranks; auto goes by the launcher."""
+    deadline: float = 300.0
+    """Seconds that ranks wait for one another before the run is ended."""
+
+    def __post_init__(self) -> None:
+        super_init(LoopConfig, self)
+        positive = (
+            "batch_size",
+            "accumulation",
+            "lr",
+            "epochs",
+            "log_every",
+            "checkpoint_every",
+            "keep_checkpoints",
+            "validate_every",
+        )
+        for name in positive:
+            if not getattr(self, name) > 0:
+                raise UsageError(f"--{name.replace('_', '-')} is {getattr(self, name)}; it must be above 0")
+        for name in ("warmup_steps", "weight_decay", "clip_norm"):
+            if not getattr(self, name) >= 0:
+                raise UsageError(f"--{name.replace('_', '-')} is {getattr(self, name)}; it must not be negative")
+        if self.steps is not None and self.steps < 1:
+            raise UsageError(f"--steps is {self.steps}; at least 1, or leave it out and give --epochs")
