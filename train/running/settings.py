@@ -16,8 +16,45 @@ FREE_FIELDS = frozenset(
 """Fields that may change between a run and its resumption: they have no influence on the result."""
 
 
+def require_positive(config: object, name: str) -> None:
+    """Raise UsageError unless the field ``name`` is above 0."""
+    if not getattr(config, name) > 0:
+        raise UsageError(f"--{name.replace('_', '-')} is {getattr(config, name)}; it must be above 0")
+
+
 @dataclass(frozen=True, kw_only=True)
-class LoopConfig:
+class RunSettings:
+    """How a run is kept and resumed, whatever it trains: recipes with flags of their own have these too."""
+
+    seed: int = 0
+    """Changes initial weights, order, windows, edits and dropout."""
+    checkpoint_every: int = 500
+    """Steps between checkpoints; one more is made at the end and when stopped."""
+    keep_checkpoints: int = 3
+    """Newest checkpoints kept."""
+    validate_every: int = 100
+    """Steps between validations, if there are held-out videos."""
+    resume: Literal["auto", "never"] = "auto"
+    """auto: go on from the newest checkpoint in the run folder, if there is one; never: refuse such a folder."""
+    allow_changes: bool = False
+    """Resume although the configuration, the features or the labels differ from the checkpoint's."""
+    stop_after: int | None = None
+    """Stop with a checkpoint and exit code 75 when this many steps are done; for time slots of a cluster."""
+    threads: int = 0
+    """CPU threads of each rank; 0: the cores shared among the ranks of a machine."""
+    backend: Literal["auto", "horovod", "torch", "single"] = "auto"
+    """What connects the ranks; auto goes by the launcher."""
+    deadline: float = 300.0
+    """Seconds that ranks wait for one another before the run is ended."""
+
+    def __post_init__(self) -> None:
+        super_init(RunSettings, self)
+        for name in ("checkpoint_every", "keep_checkpoints", "validate_every"):
+            require_positive(self, name)
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoopConfig(RunSettings):
     """Training without the recipe's own part."""
 
     output: Path
@@ -49,44 +86,13 @@ class LoopConfig:
     """Gradients between ranks: as they are, or as float16."""
     reduction: Literal["average", "adasum"] = "average"
     """How ranks' gradients are combined; adasum needs Horovod with MPI and a power of two ranks."""
-    seed: int = 0
-    """Changes initial weights, order, windows, edits and dropout."""
     log_every: int = 10
     """Steps between lines of metrics.jsonl, whose values are means over these steps."""
-    checkpoint_every: int = 500
-    """Steps between checkpoints; one more is made at the end and when stopped."""
-    keep_checkpoints: int = 3
-    """Newest checkpoints kept."""
-    validate_every: int = 100
-    """Steps between validations, if there are held-out videos."""
-    resume: Literal["auto", "never"] = "auto"
-    """auto: go on from the newest checkpoint in the run folder, if there is one; never: refuse such a folder."""
-    allow_changes: bool = False
-    """Resume although the configuration, the features or the labels differ from the checkpoint's."""
-    stop_after: int | None = None
-    """Stop with a checkpoint and exit code 75 when this many steps are done; for time slots of a cluster."""
-    threads: int = 0
-    """CPU threads of each rank; 0: the cores shared among the ranks of a machine."""
-    backend: Literal["auto", "horovod", "torch", "single"] = "auto"
-    """What connects the ranks; auto goes by the launcher."""
-    deadline: float = 300.0
-    """Seconds that ranks wait for one another before the run is ended."""
 
     def __post_init__(self) -> None:
         super_init(LoopConfig, self)
-        positive = (
-            "batch_size",
-            "accumulation",
-            "lr",
-            "epochs",
-            "log_every",
-            "checkpoint_every",
-            "keep_checkpoints",
-            "validate_every",
-        )
-        for name in positive:
-            if not getattr(self, name) > 0:
-                raise UsageError(f"--{name.replace('_', '-')} is {getattr(self, name)}; it must be above 0")
+        for name in ("batch_size", "accumulation", "lr", "epochs", "log_every"):
+            require_positive(self, name)
         for name in ("warmup_steps", "weight_decay", "clip_norm"):
             if not getattr(self, name) >= 0:
                 raise UsageError(f"--{name.replace('_', '-')} is {getattr(self, name)}; it must not be negative")
