@@ -1,9 +1,9 @@
 """The aggregators by name: from a video's frame features to one embedding.
 
-Every aggregator is an ``nn.Module`` with ``name``, ``config``, ``forward(features [N, T, D], lengths [N], keys=None) ->
-[N, D]`` (unit rows) and ``encode(features, lengths, keys=None) -> [N, T, D]`` (unit rows, zeros past the end); ``keys``
-are the samples' dropout keys. A new one needs a class, a config dataclass with a field ``dim``, and a line in the
-table.
+Every aggregator is an ``nn.Module`` with ``name``, ``config``, ``out_dim`` (E), ``forward(features [N, T, D], lengths
+[N], keys=None) -> [N, E]`` (unit rows) and ``encode(features, lengths, keys=None) -> [N, T, F]`` (unit rows, zeros past
+the end; F is E or a width of the aggregator's own); ``keys`` are the samples' dropout keys. A new one needs a class, a
+config dataclass with a field ``dim``, and a line in the table.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from ...core.config import super_init
 from ...core.errors import UsageError
 from .frames import masked_mean, unit_frames, valid_frames
 from .tca import TCA, TCAConfig
@@ -24,8 +25,14 @@ from .tca import TCA, TCAConfig
 
 @dataclass(frozen=True, kw_only=True)
 class AggregatorSettings:
-    """Which aggregator is trained; it takes of these fields those that its own config has."""
+    """Which aggregator is trained; it takes of these fields those that its own config has.
 
+    Raises:
+        UsageError: there is no such aggregator, or a field is set that the chosen one does not have.
+    """
+
+    aggregator: Literal["tca", "mean"] = "tca"
+    """Which aggregator."""
     num_layers: int = 1
     """Transformer layers."""
     num_heads: int = 8
@@ -36,6 +43,27 @@ class AggregatorSettings:
     """Dropout of the transformer; the same for a video whatever the number of ranks."""
     init: Literal["identity", "published"] = "identity"
     """Starting weights: identity starts from mean pooling, published from random mixing, which needs much data."""
+    positions: Literal["none", "sinusoidal"] = "none"
+    """Of tca: positions added to the frames, so that the order of frames counts."""
+    final_norm: bool = False
+    """Of tca: one more layer norm after the last layer."""
+    projection: int = 0
+    """Of tca: dimension of the embedding, by a projection; 0: that of the features."""
+
+    def __post_init__(self) -> None:
+        super_init(AggregatorSettings, self)
+        known = _fields_of(self.aggregator)
+        for field in dataclasses.fields(AggregatorSettings):
+            if field.name not in known | {"aggregator"} and getattr(self, field.name) != field.default:
+                given = f"--{field.name.replace('_', '-')} {getattr(self, field.name)}"
+                raise UsageError(f"{given} has no effect with --aggregator {self.aggregator}; leave it out")
+
+    def make_aggregator(self, dim: int) -> nn.Module:
+        """The chosen aggregator for features of ``dim`` dimensions, with weights from torch's global generator."""
+        known = _fields_of(self.aggregator)
+        given = {field.name: getattr(self, field.name) for field in dataclasses.fields(AggregatorSettings)}
+        fields = {name: value for name, value in given.items() if name in known and value is not None}
+        return build_aggregator(self.aggregator, {"dim": dim, **fields})
 
 
 class Aggregator(Protocol):
@@ -43,13 +71,14 @@ class Aggregator(Protocol):
 
     name: str
     config: Any
+    out_dim: int
 
     def forward(self, features: torch.Tensor, lengths: torch.Tensor, keys: torch.Tensor | None = None) -> torch.Tensor:
-        """Video embeddings [N, D]."""
+        """Video embeddings [N, E]."""
         ...
 
     def encode(self, features: torch.Tensor, lengths: torch.Tensor, keys: torch.Tensor | None = None) -> torch.Tensor:
-        """Frame embeddings [N, T, D]."""
+        """Frame embeddings [N, T, F]."""
         ...
 
 
@@ -69,6 +98,7 @@ class MeanPooling(nn.Module):
     def __init__(self, config: MeanPoolingConfig) -> None:
         super().__init__()
         self.config = config
+        self.out_dim = config.dim
 
     def forward(self, features: torch.Tensor, lengths: torch.Tensor, keys: torch.Tensor | None = None) -> torch.Tensor:
         """Embeddings [N, D], unit rows, of features [N, T, D] with lengths int64 [N]; raises as `valid_frames`."""
@@ -95,10 +125,19 @@ def build_aggregator(name: str, fields: Mapping[str, Any]) -> nn.Module:
     Raises:
         UsageError: no such aggregator, a field that it does not have, or a value that it refuses.
     """
-    if name not in AGGREGATORS:
-        raise UsageError(f"there is no aggregator {name!r}; choose one of {', '.join(sorted(AGGREGATORS))}")
-    config_class, module_class = AGGREGATORS[name]
-    known = {field.name for field in dataclasses.fields(config_class)}
+    known = _fields_of(name)
     if unknown := sorted(set(fields) - known):
         raise UsageError(f"aggregator {name} has no field {', '.join(unknown)}; it has {', '.join(sorted(known))}")
+    config_class, module_class = AGGREGATORS[name]
     return cast(nn.Module, module_class(config_class(**fields)))
+
+
+def out_dim(model: nn.Module) -> int:
+    """E, the dimension of an aggregator's embeddings."""
+    return cast(Aggregator, model).out_dim
+
+
+def _fields_of(name: str) -> set[str]:
+    if name not in AGGREGATORS:
+        raise UsageError(f"there is no aggregator {name!r}; choose one of {', '.join(sorted(AGGREGATORS))}")
+    return {field.name for field in dataclasses.fields(AGGREGATORS[name][0])}

@@ -2,9 +2,9 @@
 
 Source: Shao et al., "Temporal Context Aggregation for Video Retrieval with Contrastive Learning" (WACV 2021). As
 published: post-norm layers (8 heads, feed-forward 2048, ReLU), no positions, no final norm, no projection; the mean
-over a video's own frames, L2-normalised.
+over a video's own frames, L2-normalised. Positions, final norm and projection are options, off by default.
 
-Shapes: N videos, T frames with padding, D dimensions, H heads.
+Shapes: N videos, T frames with padding, D dimensions of a frame's features, E of an embedding, H heads.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from torch import nn
 from ...core.errors import UsageError
 from .frames import masked_mean, unit_frames, valid_frames
 from .keyed_dropout import keyed_dropout
+from .positions import sinusoidal_positions
 
 PLACES_PER_LAYER = 4
 
@@ -32,7 +33,7 @@ class TCAConfig:
     """
 
     dim: int
-    """Dimension of the frame features and of the embedding."""
+    """Dimension of the frame features, and of the embedding unless there is a projection."""
     num_layers: int = 1
     """Transformer layers."""
     num_heads: int = 8
@@ -43,6 +44,12 @@ class TCAConfig:
     """Dropout in training: of attention weights, both residual branches and the feed-forward's hidden layer."""
     init: Literal["published", "identity"] = "published"
     """Starting weights; see `TCA`."""
+    positions: Literal["none", "sinusoidal"] = "none"
+    """What is added to the frames so that the layers know their order. Without, a shuffled video embeds the same."""
+    final_norm: bool = False
+    """One more layer norm after the last layer."""
+    projection: int = 0
+    """Dimension to which frames are mapped before they are averaged; 0 maps nothing."""
 
     def __post_init__(self) -> None:
         for name in ("dim", "num_layers", "num_heads", "feedforward"):
@@ -52,6 +59,10 @@ class TCAConfig:
             raise UsageError(f"dropout is {self.dropout}; it must be at least 0 and below 1")
         if self.init not in ("published", "identity"):
             raise UsageError(f"init is {self.init!r}; choose published or identity")
+        if self.positions not in ("none", "sinusoidal"):
+            raise UsageError(f"positions is {self.positions!r}; choose none or sinusoidal")
+        if self.projection < 0:
+            raise UsageError(f"projection is {self.projection}; give the embedding's dimension, or 0 for no projection")
         if self.dim % self.num_heads:
             fits = [heads for heads in range(1, 17) if self.dim % heads == 0]
             raise UsageError(
@@ -67,7 +78,12 @@ class TCA(nn.Module):
     ``init="published"`` starts from torch's defaults: the untrained model mixes the features at random, and a run needs
     enough data to undo that. ``init="identity"`` starts with both residual branches' output projections at zero, so
     that the untrained model is exactly the mean of layer-normed frames: training starts from mean pooling, a strong
-    baseline, and improves on it from the first step, which is what small data sets need.
+    baseline, and improves on it from the first step, which is what small data sets need. The weight of positions, a
+    single learnt number, then starts at 0 (at 1 with "published"), and the projection with orthonormal rows (or
+    columns, if it leads to more dimensions).
+
+    Attributes:
+        out_dim: E, dimension of the embeddings of videos and frames.
 
     Dropout is keyed by sample (see `keyed_dropout`). The computation is written out over the parameters of torch's own
     layers: torch's fast path may return fewer frames than it was given, and its dropout depends on the batch.
@@ -78,6 +94,7 @@ class TCA(nn.Module):
     def __init__(self, config: TCAConfig) -> None:
         super().__init__()
         self.config = config
+        self.out_dim = config.projection or config.dim
         layer = nn.TransformerEncoderLayer(
             config.dim,
             config.num_heads,
@@ -87,8 +104,15 @@ class TCA(nn.Module):
             batch_first=True,
             norm_first=False,
         )
-        self.encoder = nn.TransformerEncoder(layer, config.num_layers, enable_nested_tensor=False)
+        norm = nn.LayerNorm(config.dim) if config.final_norm else None
+        self.encoder = nn.TransformerEncoder(layer, config.num_layers, norm=norm, enable_nested_tensor=False)
+        self.position_scale = (
+            nn.Parameter(torch.full((1,), float(config.init == "published"))) if config.positions != "none" else None
+        )
+        self.projection = nn.Linear(config.dim, config.projection, bias=False) if config.projection else None
         if config.init == "identity":
+            if self.projection is not None:
+                nn.init.orthogonal_(self.projection.weight)
             for each in cast(list[nn.TransformerEncoderLayer], self.encoder.layers):
                 for projection in (each.self_attn.out_proj, each.linear2):
                     nn.init.zeros_(projection.weight)
@@ -104,7 +128,7 @@ class TCA(nn.Module):
                 global generator.
 
         Returns:
-            [N, D], rows of unit length.
+            [N, E], rows of unit length.
 
         Raises:
             ReelkinError: a video has no frame.
@@ -113,7 +137,7 @@ class TCA(nn.Module):
         return F.normalize(masked_mean(self._context(features, valid_NT, keys), valid_NT), dim=-1)
 
     def encode(self, features: torch.Tensor, lengths: torch.Tensor, keys: torch.Tensor | None = None) -> torch.Tensor:
-        """Frame embeddings [N, T, D]: rows of unit length, zeros past each video's end. Arguments as `forward`."""
+        """Frame embeddings [N, T, E]: rows of unit length, zeros past each video's end. Arguments as `forward`."""
         valid_NT = valid_frames(features, lengths)
         return unit_frames(self._context(features, valid_NT, keys), valid_NT)
 
@@ -122,11 +146,16 @@ class TCA(nn.Module):
         if keys is None:
             keys = torch.randint(1 << 62, (len(x_NTD),), device=x_NTD.device) if drop else valid_NT.sum(1)
         x_NTD = x_NTD.masked_fill(~valid_NT.unsqueeze(-1), 0.0)  # not a number past the end must not spread
+        if self.position_scale is not None:
+            place_TD = sinusoidal_positions(*x_NTD.shape[1:], dtype=x_NTD.dtype, device=x_NTD.device)
+            x_NTD = x_NTD + self.position_scale * place_TD
         for number, layer in enumerate(self.encoder.layers):
             x_NTD = _encoder_layer(
                 cast(nn.TransformerEncoderLayer, layer), x_NTD, valid_NT, drop, keys, number * PLACES_PER_LAYER
             )
-        return x_NTD
+        if self.encoder.norm is not None:
+            x_NTD = self.encoder.norm(x_NTD)
+        return x_NTD if self.projection is None else self.projection(x_NTD)
 
 
 def _encoder_layer(

@@ -39,7 +39,7 @@ from ..data.feature_edits import edits_of_strength
 from ..data.labels import Labels, LabelSettings, read_groups
 from ..data.positives import Positives, groups_of, match_labels
 from ..data.sampling import GlobalSampler
-from ..models.aggregators import AggregatorSettings, build_aggregator
+from ..models.aggregators import AggregatorSettings, out_dim
 from ..objective.contrast import ContrastSettings, ContrastTask
 from ..objective.losses import LossSettings, build_loss
 from ..objective.memory_queue import MemoryQueue
@@ -114,7 +114,7 @@ def build(config: TcaRecipe, store: FeatureStore, engine: Engine) -> Built:
         model,
         builder,
         build_loss(config),
-        MemoryQueue(config.queue_size, store.dim, positives.groups.shape[1], engine.device),
+        MemoryQueue(config.queue_size, out_dim(model), positives.groups.shape[1], engine.device),
         KeyEncoder(model, config.momentum),
         config,
         config,
@@ -141,11 +141,10 @@ def virtual_scenes(config: TcaRecipe, positives: Positives) -> float:
 
 
 def build_model(config: TcaRecipe, dim: int) -> nn.Module:
-    """The TCA model with weights that depend on the seed alone; torch's global generator is left as it was."""
-    names = ("num_layers", "num_heads", "feedforward", "dropout", "init")
+    """The aggregator with weights that depend on the seed alone; torch's global generator is left as it was."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed_of(config.seed, "model"))
-        return build_aggregator("tca", {"dim": dim, **{name: getattr(config, name) for name in names}})
+        return config.make_aggregator(dim)
 
 
 def identity_of(config: LoopConfig) -> dict[str, Any]:
