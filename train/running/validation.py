@@ -16,7 +16,7 @@ from ...core.seeds import generator
 from ..data.batches import FeatureSource
 from ..data.sampling import rank_slice
 from ..embed import embed_videos
-from ..models.aggregators import MeanPooling, MeanPoolingConfig
+from ..models.aggregators import MeanPooling, MeanPoolingConfig, out_dim
 
 
 def choose_held_out(groups: Mapping[str, int], share: float, seed: int) -> dict[str, int]:
@@ -48,7 +48,7 @@ def embed(
 ) -> NDArray[np.float32]:
     """Video embeddings float32 [V, D], whole videos, in the order given; the model's training mode is kept."""
     if not video_ids:  # more ranks than videos
-        return np.zeros((0, source.dim), dtype=np.float32)
+        return np.zeros((0, out_dim(model)), dtype=np.float32)
     was_training = model.training
     try:
         return embed_videos(model, source, video_ids, device=device)
