@@ -24,7 +24,7 @@ from ...core.errors import UsageError
 from ..data.batches import Batch, BatchBuilder, Views, prefetched
 from ..running.loop import StepLoss
 from ..running.validation import Validator
-from .losses import Loss
+from .losses import Loss, Similarities
 from .masks import valid_negatives
 from .memory_queue import MemoryQueue
 from .mining import MiningSettings, mine, mining_sums
@@ -113,7 +113,7 @@ class ContrastTask:
         valid_nK = valid_negatives(batch.anchors.groups, candidates.groups)
         mining = self.mining
         mined = mine(positive_n, negative_nK, valid_nK, mining.mining, mining.mined_negatives, mining.mining_margin)
-        per_anchor = self._loss(positive_n, mined.similarity, mined.valid)
+        per_anchor = self._loss(Similarities(positive_n, mined.similarity, mined.valid))
         hardest_n = (
             negative_nK.detach().masked_fill(~valid_nK, -2.0).amax(1) if len(candidates.keys) else positive_n - 1
         )
