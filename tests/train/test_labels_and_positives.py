@@ -48,7 +48,11 @@ def test_missing_videos_are_counted_and_still_join_what_is_there(tmp_path: Path)
     path = write_csv(tmp_path / "pairs.csv", ("query", "video"), ("a", "gone"), ("gone", "b"), ("c", "d"), ("c", "c"))
     positives = match_labels(["a", "b", "c", "d"], read_pairs(path))
     assert drawn(positives) == {("c", "d"), ("d", "c")}
-    assert "1 of 4 pairs" in positives.summary and "3 left out" in positives.summary
+    assert positives.summary == "1 of 3 pairs of pairs.csv, 2 without features of both videos"
+    assert [str(finding) for finding in positives.findings] == [
+        "pairs of a video with itself, left out: 1 ('c')",
+        "labelled videos without features, left out: 1 ('gone')",
+    ]
     groups = group_sets(positives)
     assert groups["a"] == groups["b"], "two copies of a missing original show the same thing"
 
@@ -60,7 +64,7 @@ def test_groups_give_every_member_as_anchor_and_all_others_as_positives(tmp_path
     assert drawn(positives) == {(a, b) for a in ("a1", "a2", "a3") for b in ("a1", "a2", "a3") if a != b}
     assert positives.num_items == 3
     assert len({frozenset(each) for each in group_sets(positives).values()}) == 5
-    assert "1 videos of it are not in the store (such as 'c2')" in positives.summary
+    assert str(positives.findings[0]) == "labelled videos without features, left out: 1 ('c2')"
 
 
 def test_copies_and_their_source_are_a_group(tmp_path: Path) -> None:
@@ -106,7 +110,7 @@ def test_held_out_videos_take_their_whole_component_and_what_shows_a_part_with_t
 
 def test_nothing_left_is_an_error_that_says_why(tmp_path: Path) -> None:
     path = write_csv(tmp_path / "pairs.csv", ("query", "video"), ("x", "y"))
-    with pytest.raises(ReelkinError, match=r"nothing to train on: 0 of 1 pairs of pairs\.csv"):
+    with pytest.raises(ReelkinError, match=r"nothing to train on: none of the 2 videos of pairs\.csv"):
         match_labels(["a"], read_pairs(path))
 
 

@@ -169,7 +169,7 @@ class BatchBuilder:
             step,
             self._views(step, "anchor", tags, anchors, [pair[0] for pair in pairs]),
             self._views(step, "positive", tags, positives, [pair[1] for pair in pairs]),
-            self._negatives(step, places) if self.negatives_per_anchor else None,
+            self._negatives(step, places, anchors) if self.negatives_per_anchor else None,
         )
 
     def _pair(self, step: int, tag: str, anchor: int, positive: int) -> tuple[Frames, Frames]:
@@ -184,17 +184,16 @@ class BatchBuilder:
         )
         return one, two
 
-    def _negatives(self, step: int, places: range) -> Views:
-        tags = [f"{place} {number}" for place in places for number in range(self.negatives_per_anchor)]
-        videos = [int(video) for place in places for video in self._draw_negatives(step, place)]
+    def _negatives(self, step: int, places: range, anchors: Sequence[int]) -> Views:
+        count = self.negatives_per_anchor
+        tags = [f"{place} {number}" for place in places for number in range(count)]
+        videos = [
+            int(video)
+            for place, anchor in zip(places, anchors, strict=True)
+            for video in self.positives.draw_negatives(anchor, count, generator(self.seed, "negatives", step, place))
+        ]
         windows = [self._window(step, "negative", tag, video) for tag, video in zip(tags, videos, strict=True)]
         return self._views(step, "negative", tags, videos, windows)
-
-    def _draw_negatives(self, step: int, place: int) -> NDArray[np.int64]:
-        pool = self.positives.negatives
-        rng = generator(self.seed, "negatives", step, place)
-        # Distinct within an anchor as far as the pool allows; a video of the anchor's own group is masked later.
-        return rng.choice(pool, self.negatives_per_anchor, replace=self.negatives_per_anchor > len(pool))
 
     def _window(self, step: int, role: str, tag: str, video: int) -> Frames:
         """A video's frames, or a random window of them if it is long; float32 [T, D]."""

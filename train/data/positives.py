@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -10,7 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...core.errors import ReelkinError
-from ...core.ids import connected_components
+from ...core.ids import connected_components, some_of
+from .findings import Finding, Findings
 from .labels import Labels
 
 NO_GROUP = -1
@@ -32,7 +34,8 @@ class Positives:
         members: int64 [M], videos; see ``partners``. The anchor itself is passed over where the range holds others.
         negatives: int64 [B], videos that may be drawn as additional negatives.
         undirected: an item's anchor and positive may change places (pairs).
-        summary: what was found and what is missing, for people.
+        summary: what was found, for people.
+        findings: what was odd about labels and features, for people.
     """
 
     video_ids: list[str]
@@ -43,6 +46,7 @@ class Positives:
     negatives: NDArray[np.int64]
     undirected: bool
     summary: str
+    findings: tuple[Finding, ...] = ()
 
     @property
     def num_items(self) -> int:
@@ -63,15 +67,41 @@ class Positives:
             return positive, anchor
         return anchor, positive
 
+    def draw_negatives(self, anchor: int, count: int, rng: np.random.Generator) -> NDArray[np.int64]:
+        """Videos to be pushed away from an anchor, as positions in ``video_ids``.
+
+        Drawn from ``negatives`` without those that share a group with the anchor, and without repetition as long as
+        there are enough. Where nothing is left, from all of them: the masks then keep them from counting.
+
+        Args:
+            anchor: a video.
+            count: how many; int64 [count] is returned.
+        """
+        own = self.groups[anchor]
+        shared_B = np.isin(self.groups[self.negatives], own[own != NO_GROUP]).any(axis=1)
+        pool = self.negatives[~shared_B]
+        pool = pool if len(pool) else self.negatives
+        drawn: NDArray[np.int64] = rng.choice(pool, count, replace=count > len(pool))
+        return drawn
+
     def digest(self) -> str:
         """sha256 (hex) of all of it: two runs with the same digest see the same items under the same numbers."""
         hasher = hashlib.sha256("\n".join(self.video_ids).encode("utf-8", errors="surrogateescape"))
         for array in (self.groups, self.anchors, self.partners, self.members, self.negatives):
             hasher.update(array.tobytes())
+        hasher.update(bytes([self.undirected]))
         return hasher.hexdigest()
 
 
-def match_labels(video_ids: Sequence[str], labels: Labels | None, held_out: frozenset[str] = frozenset()) -> Positives:
+def match_labels(
+    video_ids: Sequence[str],
+    labels: Labels | None,
+    held_out: frozenset[str] = frozenset(),
+    *,
+    negatives: Sequence[str] | None = None,
+    swap_pairs: bool = True,
+    max_missing_share: float = 1.0,
+) -> Positives:
     """Bring labels and stored videos together.
 
     Args:
@@ -79,17 +109,22 @@ def match_labels(video_ids: Sequence[str], labels: Labels | None, held_out: froz
         labels: None makes every video an item of its own.
         held_out: videos kept for validation; they, everything in their connected components, and what shows a part of
             those, are left out.
+        negatives: ids to draw negatives from; None takes those of the labels. Without any, or if none is stored, all
+            videos may be drawn.
+        swap_pairs: either video of a pair may be the anchor.
+        max_missing_share: of the labelled videos, how large a share may lack features.
 
     Raises:
-        ReelkinError: nothing remains to train on; the message says why.
+        ReelkinError: nothing remains to train on, or too many videos lack features; the message says why.
     """
+    findings = Findings()
     known = groups_of(video_ids, labels)
     closed = {known[video_id] for video_id in held_out if video_id in known}
     parts = {video_id for video_id, other in labels.overlaps if known.get(other) in closed} if labels else set()
     kept = [video_id for video_id in video_ids if known[video_id] not in closed and video_id not in parts]
     number = {video_id: position for position, video_id in enumerate(kept)}
-    pairs = [(a, b) for a, b in labels.pairs if a != b] if labels else []
-    whole = list(dict.fromkeys((number[a], number[b]) for a, b in pairs if a in number and b in number))
+    if labels is not None:
+        _check_missing(labels, frozenset(video_ids), max_missing_share, findings)
     if labels is None:
         anchors = members = np.arange(len(kept), dtype=np.int64)
         partners = np.stack([anchors, anchors + 1], axis=1)
@@ -98,23 +133,67 @@ def match_labels(video_ids: Sequence[str], labels: Labels | None, held_out: froz
         anchors, partners, members = _items_of_groups(kept, number, labels)
         summary = _group_summary(labels, number, closed, anchors)
     else:
+        whole = [(number[a], number[b]) for a, b in dict.fromkeys(labels.pairs) if a in number and b in number]
+        whole = [(a, b) for a, b in whole if a != b]
         anchors = np.array([a for a, _ in whole], dtype=np.int64)
         members = np.array([b for _, b in whole], dtype=np.int64)
         partners = np.arange(len(whole), dtype=np.int64)[:, None] + np.array([0, 1])
         summary = _pair_summary(labels, known, closed, len(whole))
     if len(anchors) == 0:
         raise ReelkinError(f"nothing to train on: {summary}. Check that the ids are those of the feature store")
-    pool = [number[video_id] for video_id in labels.negatives if video_id in number] if labels else []
     return Positives(
         video_ids=kept,
         groups=_group_table(kept, known, labels),
         anchors=anchors,
         partners=partners.astype(np.int64),
         members=members,
-        negatives=np.array(pool or range(len(kept)), dtype=np.int64),
-        undirected=bool(pairs) and not (labels and labels.groups),
+        negatives=_negative_pool(number, frozenset(video_ids), labels, negatives, findings),
+        undirected=swap_pairs and labels is not None and bool(labels.pairs) and not labels.groups,
         summary=summary,
+        findings=(labels.findings if labels else ()) + findings.listed(),
     )
+
+
+def _check_missing(labels: Labels, stored: frozenset[str], most: float, findings: Findings) -> None:
+    """Count the labelled videos without features; too large a share of them is an error."""
+    labelled = dict.fromkeys(video_id for pair in labels.pairs for video_id in pair) | dict.fromkeys(labels.groups)
+    missing = [video_id for video_id in labelled if video_id not in stored]
+    findings.add_all("labelled videos without features, left out", missing)
+    if missing and len(missing) == len(labelled):
+        raise ReelkinError(
+            f"nothing to train on: none of the {len(labelled)} videos of {labels.source} has features, such as "
+            f"{missing[0]!r}. Check that the ids are those of the feature store"
+        )
+    if len(missing) > most * len(labelled):
+        raise ReelkinError(
+            f"{len(missing)} of the {len(labelled)} videos of {labels.source} have no features ({some_of(missing)}), "
+            f"more than the share {most:g}. Extract them, or allow it: "
+            f"--max-missing-share {np.ceil(100 * len(missing) / len(labelled)) / 100:g}"
+        )
+
+
+def _negative_pool(
+    number: dict[str, int],
+    stored: frozenset[str],
+    labels: Labels | None,
+    given: Sequence[str] | None,
+    findings: Findings,
+) -> NDArray[np.int64]:
+    """int64 [B], videos that may be drawn as negatives."""
+    wanted = list(given) if given is not None else labels.negatives if labels else []
+    if given is not None:
+        again = [video_id for video_id, times in Counter(wanted).items() if times > 1]
+        findings.add_all("negatives listed more than once, counted once", again)
+    distinct = list(dict.fromkeys(wanted))
+    findings.add_all("negatives without features, left out", (each for each in distinct if each not in stored))
+    pool = [number[video_id] for video_id in distinct if video_id in number]
+    if distinct and not pool:
+        if given is not None:
+            raise ReelkinError(f"none of the {len(distinct)} ids of --negatives has features, such as {distinct[0]!r}")
+        findings.add(
+            "no background video is stored; negatives are drawn from all videos", labels.source if labels else ""
+        )
+    return np.array(pool or range(len(number)), dtype=np.int64)
 
 
 def groups_of(video_ids: Sequence[str], labels: Labels | None) -> dict[str, int]:
@@ -168,19 +247,13 @@ def _items_of_groups(
 def _pair_summary(labels: Labels, known: dict[str, int], closed: set[int], used: int) -> str:
     text = f"{used} of {len(labels.pairs)} pairs of {labels.source}"
     held = sum(known[a] in closed for a, _ in labels.pairs)
-    missing = len(set(labels.pairs)) - used - held
+    missing = len(labels.pairs) - used - held
     if held:
         text += f", {held} held out"
-    return text + (f", {missing} left out (a video is not in the store, or paired with itself)" if missing > 0 else "")
+    return text + (f", {missing} without features of both videos" if missing > 0 else "")
 
 
 def _group_summary(labels: Labels, number: dict[str, int], closed: set[int], anchors: NDArray[np.int64]) -> str:
-    found = [video_id for video_id in labels.groups if video_id in number]
-    num_groups = len({labels.groups[video_id] for video_id in found})
+    num_groups = len({labels.groups[video_id] for video_id in labels.groups if video_id in number})
     text = f"{len(anchors)} videos with a positive in {num_groups} groups of {labels.source}"
-    if closed:
-        text += f", {len(closed)} groups held out"
-    elif len(found) < len(labels.groups):
-        absent = [video_id for video_id in labels.groups if video_id not in number]
-        text += f", {len(absent)} videos of it are not in the store (such as {absent[0]!r})"
-    return text
+    return text + (f", {len(closed)} groups held out" if closed else "")
