@@ -47,6 +47,7 @@ class Engine(ABC):
     """
 
     backend: Literal["horovod", "torch", "single"]
+    adasum_averages = 1  # ranks that Adasum averages before it combines: those of a machine under NCCL
 
     def __init__(self, rank: int, size: int, local_rank: int, device: torch.device) -> None:
         self.rank = rank
@@ -330,9 +331,9 @@ class Engine(ABC):
     def _check_adasum(self) -> None:
         """Raise UsageError unless this backend can do `_adasum_`."""
         raise UsageError(
-            "reduction: 'adasum' runs under Horovod with MPI only. Install it with `apt-get install libopenmpi-dev "
-            "openmpi-bin`, build Horovod with HOROVOD_WITH_MPI=1 (and without HOROVOD_WITHOUT_MPI), and start with "
-            f"`horovodrun --mpi -np N` (here: {self.backend}). Or choose reduction 'average'"
+            "Adasum runs under Horovod over MPI only: start the same line with `horovodrun --mpi -np N` (here: "
+            f"{self.backend}); without MPI in `horovodrun --check-build`, `apt-get install libopenmpi-dev openmpi-bin` "
+            "and build with HOROVOD_WITH_MPI=1 (make setup). Or leave it out: --reduction average, no --use-adasum"
         )
 
     def _adasum_(self, tensors: Sequence[torch.Tensor], names: Sequence[str]) -> None:

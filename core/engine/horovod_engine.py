@@ -26,6 +26,7 @@ class HorovodEngine(Engine):
         hvd.init()
         super().__init__(hvd.rank(), hvd.size(), hvd.local_rank(), torch.device("cpu"))
         self.local_size: int = hvd.local_size()
+        self.adasum_averages: int = self.local_size if hvd.nccl_built() else 1
 
     def _exchange(self, values: torch.Tensor, name: str) -> torch.Tensor:
         return hvd.allgather(values[None], name=f"reelkin.{name}")
