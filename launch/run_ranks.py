@@ -239,13 +239,20 @@ def leave_exit_code(code: int, rank: int) -> None:
         Path(folder, str(rank)).write_text(str(code), encoding="utf-8")
 
 
+OUTPUT_FLAGS = ("--output", "--model_path", "--model-path", "-mp")
+"""Flags that name a stage's output folder; the last three are TCA's published command line's."""
+
+
 def output_of(arguments: Sequence[str]) -> Path | None:
-    """The folder after ``--output`` in a stage's arguments."""
+    """The folder after ``--output``, or after what the published command calls it, in a stage's arguments."""
     for index, word in enumerate(arguments):
-        if word == "--output" and index + 1 < len(arguments):
+        flag, equals, value = word.partition("=")
+        if flag not in OUTPUT_FLAGS:
+            continue
+        if equals:
+            return Path(value)
+        if index + 1 < len(arguments):
             return Path(arguments[index + 1])
-        if word.startswith("--output="):
-            return Path(word.partition("=")[2])
     return None
 
 

@@ -115,6 +115,9 @@ def test_output_is_found_in_both_forms() -> None:
     assert output_of(["--output=run"]) == Path("run")
     assert output_of(["--outputs", "run"]) is None
     assert output_of(["--output"]) is None
+    # TCA's published command line has another name for it.
+    assert output_of(["-ap", "vcdb.pickle", "--model_path", "a b"]) == output_of(["-mp", "a b"]) == Path("a b")
+    assert output_of(["--model-path=run", "--momentum", "0.9"]) == Path("run")
 
 
 def test_exit_code_comes_through_a_launcher_that_swallows_it(tmp_path: Path) -> None:
