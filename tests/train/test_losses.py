@@ -217,7 +217,7 @@ def test_other_losses_know_one_positive_only(name: str) -> None:
 
 
 def published_circle(logits: torch.Tensor, m: float, gamma: float) -> torch.Tensor:
-    """Its description in torch's own terms: every label is 0, weights and margins are assigned through rows [labels]."""
+    """As described, in torch's own terms: labels are all 0, weights and margins are assigned through rows [labels]."""
     labels = torch.zeros(len(logits), dtype=torch.long)
     fixed = logits.detach()
     weight, offset = (fixed + m).clamp_min(0), torch.full_like(logits, m)

@@ -1,10 +1,11 @@
 """Contrast with a memory: the task of recipes that tell a video's copy from other videos by queue and batch.
 
-One step: embed this rank's anchors (with gradient) and their positives and drawn negatives (as keys, without); gather
-all ranks' keys; compare each anchor with its positive and with every candidate that the masks allow; then remember the
-keys. Keys carry no gradient, so ranks' losses are sums over their own anchors and nothing else has to be exchanged.
+One step: embed the positives and drawn negatives of this rank's anchors as keys (without gradient); gather all ranks'
+keys; then embed the anchors (with gradient), in parts if asked to, and compare each with its positive and with every
+candidate that the masks allow; after the update remember the keys. Keys carry no gradient, so ranks' losses are sums
+over their own anchors and nothing else has to be exchanged.
 
-n anchors of this rank, B of the global batch, K candidates, D dimensions.
+n anchors of this rank (or part of them), B of the global batch, K candidates, D dimensions.
 """
 
 from __future__ import annotations
@@ -16,28 +17,23 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import nn
 
 from ...core.config import super_init
 from ...core.engine import Engine
 from ...core.errors import UsageError
-from ..data.batches import Batch, BatchBuilder, Views, prefetched
+from ..data.batches import Batch, BatchBuilder, Views
+from ..data.loading import prefetched
+from ..data.positives import Positives
+from ..data.sampling import rank_slice
 from ..running.loop import StepLoss
 from ..running.validation import Validator
 from .losses import Loss, Similarities
-from .masks import valid_negatives
+from .masks import same_component, valid_negatives
 from .memory_queue import MemoryQueue
-from .mining import MiningSettings, mine, mining_sums
+from .mining import Miner, MiningSettings, mining_sums
 from .momentum import KeyEncoder
-
-
-@dataclass(frozen=True)
-class Keys:
-    """Keys [M, D] of videos int64 [M] with groups int64 [M, G]."""
-
-    keys: torch.Tensor
-    videos: torch.Tensor
-    groups: torch.Tensor
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,10 +52,41 @@ class ContrastSettings:
     precision: Literal["float32", "bfloat16"] = "float32"
     """bfloat16 runs the model under autocast; meant for GPUs, not yet run on one."""
 
+    frames_at_once: int = 8192
+    """Frames, padding included, of keys that pass through the model together: bounds memory, however many negatives
+    are drawn. Does not apply to models with batch norm, which have to see a batch whole."""
+
     def __post_init__(self) -> None:
         super_init(ContrastSettings, self)
+        if self.frames_at_once < 1:
+            raise UsageError(f"--frames-at-once is {self.frames_at_once}; it must be at least 1")
         if not (self.batch_negatives or self.queue_size):
             raise UsageError("--no-batch-negatives with --queue-size 0 leaves no negatives; give one of them")
+
+
+@dataclass(frozen=True)
+class Keys:
+    """Keys [M, D] of videos int64 [M] with groups int64 [M, G]."""
+
+    keys: torch.Tensor
+    videos: torch.Tensor
+    groups: torch.Tensor
+
+
+@dataclass(frozen=True)
+class Candidates:
+    """What the anchors of a step are compared with: masks come later, empty slots of the queue included.
+
+    Attributes:
+        keys: blocks [M, D], K rows together; the first holds the positives of the global batch if these take part.
+        videos, groups: int64 [K] and [K, G].
+        has_positives: column p is the positive of place p in the global batch, for p < B.
+    """
+
+    keys: list[torch.Tensor]
+    videos: torch.Tensor
+    groups: torch.Tensor
+    has_positives: bool
 
 
 class ContrastTask:
@@ -69,11 +96,15 @@ class ContrastTask:
         engine: ranks; the model is moved to its device.
         model: the trained aggregator.
         builder: batches.
-        loss: of (positive, negative, valid).
-        queue: memory of keys, on the engine's device.
+        loss: of `Similarities`.
+        queue: memory of keys, on the engine's device; its dtype is that in which the model computes.
         key_encoder: of the same model.
         settings, mining: choices.
         validator: measures on held-out videos, if there are any.
+        steps: of the whole training, for what moves with it.
+
+    Raises:
+        UsageError: mining is to be from a kind of videos of which there are none.
     """
 
     def __init__(
@@ -87,10 +118,14 @@ class ContrastTask:
         settings: ContrastSettings,
         mining: MiningSettings,
         validator: Validator | None = None,
+        *,
+        steps: int,
     ) -> None:
         self.engine, self.model, self.builder, self._loss = engine, model, builder, loss
         self.queue, self.key_encoder, self.settings, self.validator = queue, key_encoder, settings, validator
-        self.mining = mining
+        self.miner = Miner(mining, queue.keys.shape[1], builder.seed, steps)
+        self._pool = torch.from_numpy(mining_pool(builder.positives, mining)).to(engine.device)
+        self._whole = sees_batch_whole(model)
         self._fresh: list[Keys] = []
         self._step = 0
 
@@ -100,27 +135,19 @@ class ContrastTask:
 
     def losses(self, batch: Batch, parts: int) -> Iterator[StepLoss]:
         """Losses of this rank's anchors; the new keys are kept for `updated`."""
-        batch = batch.to(self.engine.device)
+        if parts > 1 and self._whole:
+            raise UsageError(f"--accumulation {parts}: a model with batch norm has to see a batch whole; use 1")
         self._step = batch.step
-        with self._precision():
-            query_nD = self._embed(self.model, batch.anchors)
-            positive_nD = self._embed(self.key_encoder, batch.positives)
-            drawn_MD = None if batch.negatives is None else self._embed(self.key_encoder, batch.negatives)
-        positive_n = (query_nD * positive_nD).sum(1)
-        self._fresh = self._gather(positive_nD, batch.positives, drawn_MD, batch.negatives)
-        candidates = self._candidates(query_nD)
-        negative_nK = query_nD @ candidates.keys.T
-        valid_nK = valid_negatives(batch.anchors.groups, candidates.groups)
-        mining = self.mining
-        mined = mine(positive_n, negative_nK, valid_nK, mining.mining, mining.mined_negatives, mining.mining_margin)
-        per_anchor = self._loss(Similarities(positive_n, mined.similarity, mined.valid))
-        hardest_n = (
-            negative_nK.detach().masked_fill(~valid_nK, -2.0).amax(1) if len(candidates.keys) else positive_n - 1
-        )
-        sums = mining_sums(negative_nK.detach(), valid_nK, mined)
-        sums |= {"positive_sum": float(positive_n.detach().double().sum())}
-        sums |= {"first_sum": float((positive_n.detach() > hardest_n).sum())}
-        yield StepLoss(per_anchor, sums, lambda: self._blame(batch, per_anchor))
+        self._fresh = [self._gather(self._keys(batch.positives), batch.positives, "positive keys")]
+        own = self.builder.own
+        positive_nD = self._fresh[0].keys[own]
+        if batch.negatives is not None:
+            self._fresh.append(self._gather(self._keys(batch.negatives), batch.negatives, "negative keys"))
+        candidates = self._candidates()
+        for part in range(parts):
+            rows = rank_slice(len(batch.anchors), part, parts)
+            if rows.start < rows.stop:
+                yield self._part(batch, rows, positive_nD[rows], candidates)
 
     def updated(self) -> None:
         """Move the key encoder and remember the last batch's keys."""
@@ -132,11 +159,14 @@ class ContrastTask:
 
     def report(self, sums: Mapping[str, float]) -> dict[str, float]:
         """Log values: see `train` in the README."""
+        mined = {"mined_similarity": sums["mined_sum"] / sums["mined_count"]} if sums["mined_count"] else {}
         return {
             "positive_similarity": sums["positive_sum"] / sums["anchors"],
             "negative_similarity": sums["random_sum"] / max(1.0, sums["random_count"]),
-            "mined_similarity": sums["mined_sum"] / max(1.0, sums["mined_count"]),
+            **mined,
+            "hardest_similarity": sums["hardest_sum"] / max(1.0, sums["hardest_count"]),
             "negatives_per_anchor": sums["random_count"] / sums["anchors"],
+            "negatives_used": sums["entered_count"] / sums["anchors"],
             "positive_first": sums["first_sum"] / sums["anchors"],
             "queue_fill": self.queue.count / max(1, self.queue.size),
             "epoch": round(self.builder.sampler.epoch(self._step + 1), 3),
@@ -157,10 +187,37 @@ class ContrastTask:
 
     # -- parts of a step
 
-    def _embed(self, encoder: nn.Module | KeyEncoder, views: Views) -> torch.Tensor:
-        dtype = self.queue.keys.dtype
-        features, lengths, keys = views.padded()
-        out: torch.Tensor = encoder(features.to(dtype), lengths, keys)
+    def _part(self, batch: Batch, rows: slice, positive_nD: torch.Tensor, candidates: Candidates) -> StepLoss:
+        """Loss of the anchors ``rows`` of this rank."""
+        device = self.engine.device
+        query_nD = self._embed(self.model, batch.anchors, rows)
+        positive_n = (query_nD * positive_nD).sum(1)
+        negative_nK = torch.cat([query_nD @ block.T for block in candidates.keys], dim=1)
+        groups = batch.anchors.groups[rows].to(device)
+        valid_nK = valid_negatives(groups, candidates.groups)
+        same_nK = same_component(groups, candidates.groups)
+        numbers = torch.arange(rows.start, rows.stop, device=device)
+        places = numbers + self.builder.own.start
+        if candidates.has_positives:
+            same_nK[torch.arange(len(places), device=device), places] = False  # its own positive is there already
+        pool_K = self._pool[candidates.videos.clamp(min=0)]
+        chosen = self.miner(positive_n, negative_nK, valid_nK, pool_K, batch.step, places.tolist())
+        per_anchor = self._loss(
+            Similarities(positive_n, chosen.similarity, chosen.valid, negative_nK, same_nK, rows=numbers)
+        )
+        sums = mining_sums(negative_nK.detach(), valid_nK, chosen)
+        sums |= {"positive_sum": float(positive_n.detach().double().sum())}
+        beaten_n = ((negative_nK.detach() >= positive_n.detach()[:, None]) & valid_nK).any(dim=1)
+        sums |= {"first_sum": float((~beaten_n).sum())}
+        return StepLoss(per_anchor, sums, lambda: self._blame(batch, rows, per_anchor))
+
+    def _embed(self, encoder: nn.Module | KeyEncoder, views: Views, rows: torch.Tensor | slice) -> torch.Tensor:
+        """Embeddings [n, D] of some views, on the engine's device and in the queue's dtype."""
+        dtype, device = self.queue.keys.dtype, self.engine.device
+        features, lengths, keys = (each.to(device, non_blocking=True) for each in views.padded(rows))
+        # A context for each call: autocast would hand the weights that it cast for keys, without gradient, to anchors.
+        with self._precision():
+            out: torch.Tensor = encoder(features.to(dtype), lengths, keys)
         return out.to(dtype)
 
     def _precision(self) -> contextlib.AbstractContextManager[Any]:
@@ -168,33 +225,32 @@ class ContrastTask:
             return contextlib.nullcontext()
         return torch.autocast(self.engine.device.type, dtype=torch.bfloat16)
 
-    def _gather(
-        self, positive_nD: torch.Tensor, positives: Views, drawn_MD: torch.Tensor | None, negatives: Views | None
-    ) -> list[Keys]:
-        """All ranks' positives, then all ranks' drawn negatives: global batch order, whatever the number of ranks."""
-        fresh = [self._gather_one(positive_nD, positives, "positive keys")]
-        if drawn_MD is not None and negatives is not None:
-            fresh.append(self._gather_one(drawn_MD, negatives, "negative keys"))
-        return fresh
+    def _keys(self, views: Views) -> torch.Tensor:
+        """Keys [M, D] of all views, a bounded number of frames at a time."""
+        if self._whole or not len(views):
+            return self._embed(self.key_encoder, views, slice(None))
+        chunks = chunks_by_length(views.lengths, self.settings.frames_at_once)
+        keys = torch.cat([self._embed(self.key_encoder, views, rows) for rows in chunks])
+        out = torch.empty_like(keys)
+        out[torch.cat(chunks).to(keys.device)] = keys
+        return out
 
-    def _gather_one(self, keys: torch.Tensor, views: Views, name: str) -> Keys:
-        numbers = torch.cat([views.videos[:, None], views.groups], dim=1)
+    def _gather(self, keys: torch.Tensor, views: Views, name: str) -> Keys:
+        """All ranks' keys in the order of the global batch, whatever the number of ranks."""
+        numbers = torch.cat([views.videos[:, None], views.groups], dim=1).to(keys.device)
         everyone = self.engine.all_gather(numbers, f"videos of {name}")
         return Keys(self.engine.all_gather(keys.detach(), name), everyone[:, 0], everyone[:, 1:])
 
-    def _candidates(self, like: torch.Tensor) -> Keys:
-        """What anchors may be compared with; masks come later, empty slots of the queue included."""
-        queue = self.queue
-        parts = [Keys(queue.keys.to(like.dtype), queue.videos, queue.groups)]
-        if self.settings.batch_negatives:
-            parts = self._fresh + parts
-        return Keys(
-            torch.cat([part.keys for part in parts]),
-            torch.cat([part.videos for part in parts]),
-            torch.cat([part.groups for part in parts]),
+    def _candidates(self) -> Candidates:
+        fresh = self._fresh if self.settings.batch_negatives else []
+        return Candidates(
+            [each.keys for each in fresh] + [self.queue.keys],
+            torch.cat([each.videos for each in fresh] + [self.queue.videos]),
+            torch.cat([each.groups for each in fresh] + [self.queue.groups]),
+            has_positives=self.settings.batch_negatives,
         )
 
-    def _blame(self, batch: Batch, per_anchor: torch.Tensor) -> list[str]:
+    def _blame(self, batch: Batch, rows: slice, per_anchor: torch.Tensor) -> list[str]:
         """Videos of the batch with features that are not finite; else anchors with such a loss; else all anchors."""
         positives, source = self.builder.positives, self.builder.source
         views = [batch.anchors, batch.positives] + ([batch.negatives] if batch.negatives else [])
@@ -202,6 +258,49 @@ class ContrastTask:
         bad = [name for name in dict.fromkeys(names) if not np.isfinite(source.features(name)).all()]
         if not bad:
             broken = ~torch.isfinite(per_anchor.detach())
-            videos = batch.anchors.videos[broken if bool(broken.any()) else slice(None)]
+            videos = batch.anchors.videos[rows][broken.cpu() if bool(broken.any()) else slice(None)]
             bad = [positives.video_ids[video] for video in dict.fromkeys(videos.tolist())]
         return bad
+
+
+def chunks_by_length(lengths: torch.Tensor, frames: int) -> list[torch.Tensor]:
+    """Rows in chunks of similar length, longest first, each of at most ``frames`` frames when padded (or one row).
+
+    Args:
+        lengths: int64 [N].
+        frames: most frames of a chunk, padding included.
+
+    Returns:
+        int64 row numbers, every row in one chunk.
+    """
+    order = torch.argsort(lengths, descending=True, stable=True)
+    chunks, start = [], 0
+    while start < len(order):
+        size = max(1, frames // max(1, int(lengths[order[start]])))
+        chunks.append(order[start : start + size])
+        start += size
+    return chunks
+
+
+def sees_batch_whole(model: nn.Module) -> bool:
+    """Whether an embedding depends on the others of its batch (batch norm), so that a batch must not be split."""
+    return any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in model.modules())
+
+
+def mining_pool(positives: Positives, mining: MiningSettings) -> NDArray[np.bool_]:
+    """bool [V]: the videos that ``--mining-from`` names.
+
+    Raises:
+        UsageError: there are none.
+    """
+    everything = np.ones(len(positives.video_ids), dtype=np.bool_)
+    if mining.mining_from == "all":
+        return everything
+    items = np.concatenate([positives.anchors, positives.members])
+    components = np.unique(positives.groups[items, 0])
+    labelled = np.asarray(np.isin(positives.groups, components).any(axis=1), dtype=np.bool_)
+    if mining.mining_from == "background" and bool(labelled.all()):
+        raise UsageError("--mining-from background: every video has a positive; use --mining-from all or components")
+    if mining.mining_from == "components" and len(components) < 2:
+        raise UsageError("--mining-from components: all positives are one group; use --mining-from all or background")
+    return labelled if mining.mining_from == "components" else ~labelled

@@ -34,3 +34,12 @@ def valid_negatives(anchor_groups: torch.Tensor, candidate_groups: torch.Tensor)
         for other in candidate_groups.unbind(1):
             valid = valid & ~((own[:, None] == other[None, :]) & (own[:, None] != NO_VIDEO))
     return valid
+
+
+def same_component(anchor_groups: torch.Tensor, candidate_groups: torch.Tensor) -> torch.Tensor:
+    """Which candidates show the same as which anchors: bool [N, K], true where the first groups are equal.
+
+    Arguments as `valid_negatives`. A candidate that shares another group only, by showing a part, is neither a positive
+    nor a negative.
+    """
+    return anchor_groups[:, :1] == candidate_groups[None, :, 0]

@@ -49,6 +49,7 @@ from ..running.loop import Trainer
 from ..running.settings import FREE_FIELDS, LoopConfig
 from ..running.validation import Validator, choose_held_out
 
+EXAMPLE = "horovodrun -np 2 train/run.py --recipe tca --features store --copies edits.csv --output run"
 FEW_GROUPS = 500
 """Below this many groups of videos, pairs are moved to virtual scenes unless the user says otherwise."""
 
@@ -61,7 +62,7 @@ class TcaRecipe(
 
     features: Path
     """Feature store made by extract/run.py."""
-    recipe: Literal["tca"] = "tca"
+    recipe: Literal["tca", "tca-published"] = "tca"
     """Which recipe."""
 
     def __post_init__(self) -> None:
@@ -109,6 +110,7 @@ def build(config: TcaRecipe, store: FeatureStore, engine: Engine) -> Built:
         virtual_scenes=virtual_scenes(config, positives),
         negatives_per_anchor=config.negatives_per_anchor,
     )
+    steps = config.steps or sampler.steps_of(config.epochs)
     task = ContrastTask(
         engine,
         model,
@@ -119,8 +121,8 @@ def build(config: TcaRecipe, store: FeatureStore, engine: Engine) -> Built:
         config,
         config,
         Validator(store, held_out, engine) if held_out else None,
+        steps=steps,
     )
-    steps = config.steps or sampler.steps_of(config.epochs)
     identity = {"config": identity_of(config), "features": store_digest(store), "labels": positives.digest()}
     trainer = Trainer(engine, task, config, steps, identity, sampler.epoch)
     return Built(trainer, positives, _facts(config, store, positives, model, steps))

@@ -1,4 +1,4 @@
-"""What is remembered, what may be pushed apart, and which of it is hard."""
+"""What is remembered and what may be pushed apart."""
 
 from __future__ import annotations
 
@@ -11,9 +11,8 @@ from hypothesis import strategies as st
 from torch import nn
 
 from reelkin.core.errors import UsageError
-from reelkin.train.objective.masks import NO_VIDEO, valid_negatives
+from reelkin.train.objective.masks import NO_VIDEO, same_component, valid_negatives
 from reelkin.train.objective.memory_queue import MemoryQueue
-from reelkin.train.objective.mining import mine, mining_sums
 from reelkin.train.objective.momentum import KeyEncoder
 
 
@@ -100,63 +99,12 @@ def test_an_anchor_without_a_group_is_refused() -> None:
         valid_negatives(torch.tensor([[-1]]), torch.tensor([[0]]))
 
 
-POSITIVE = torch.tensor([0.5, 0.5, 0.1, 0.9])
-NEGATIVE = torch.tensor([
-    [0.9, 0.45, 0.35, 0.1, 0.48],
-    [0.9, 0.8, 0.7, 0.6, 0.55],
-    [-0.9, -0.8, -0.5, 0.05, 0.3],
-    [0.1, 0.2, 0.3, 0.4, 0.5],
-])  # fmt: skip
-VALID = torch.tensor([[True] * 5, [True] * 5, [True, True, True, False, True], [False] * 5])
-
-
-def chosen(mode: str, k: int) -> list[list[float]]:
-    mined = mine(POSITIVE, NEGATIVE, VALID, mode, k, margin=0.2)  # type: ignore[arg-type]
-    torch.testing.assert_close(mined.similarity, NEGATIVE.gather(1, mined.columns))
-    return [
-        [round(value, 2) for value in row[valid].tolist()]
-        for row, valid in zip(mined.similarity, mined.valid, strict=True)
-    ]
-
-
-def test_topk_keeps_the_hardest_valid_negatives() -> None:
-    assert chosen("topk", 2) == [[0.9, 0.48], [0.9, 0.8], [0.3, -0.5], []]
-    assert chosen("topk", 99)[2] == [0.3, -0.5, -0.8, -0.9]
-
-
-def test_semi_hard_keeps_the_hardest_below_the_positive_or_the_nearest() -> None:
-    # Row 0 has a band; all of row 1 are above the positive; row 2's only one in the band is not valid.
-    assert chosen("semi-hard", 2) == [[0.48, 0.45], [0.55], [0.3], []]
-    assert chosen("semi-hard", 9)[0] == [0.48, 0.45, 0.35]
-
-
-def test_none_keeps_everything_as_it_was() -> None:
-    mined = mine(POSITIVE, NEGATIVE, VALID)
-    assert torch.equal(mined.similarity, NEGATIVE) and torch.equal(mined.valid, VALID)
-
-
-def test_gradient_reaches_mined_negatives_only() -> None:
-    negative = NEGATIVE.clone().requires_grad_()
-    mined = mine(POSITIVE, negative, VALID, "topk", 1)
-    mined.similarity[mined.valid].sum().backward()
-    assert negative.grad is not None
-    assert negative.grad.nonzero().tolist() == [[0, 0], [1, 0], [2, 4]]
-
-
-def test_the_logged_sums_compare_mined_with_random_negatives() -> None:
-    sums = mining_sums(NEGATIVE, VALID, mine(POSITIVE, NEGATIVE, VALID, "topk", 1))
-    assert sums["random_count"] == 14 and sums["mined_count"] == 3
-    assert sums["random_sum"] == pytest.approx(float(NEGATIVE[VALID].sum()), abs=1e-6)
-    assert sums["mined_sum"] == pytest.approx(0.9 + 0.9 + 0.3, abs=1e-6)
-
-
-def test_mining_without_candidates_or_with_wrong_settings() -> None:
-    empty = mine(POSITIVE, NEGATIVE[:, :0], VALID[:, :0], "semi-hard", 3)
-    assert empty.similarity.shape == (4, 0)
-    with pytest.raises(UsageError, match="--mined-negatives is 0"):
-        mine(POSITIVE, NEGATIVE, VALID, "topk", 0)
-    with pytest.raises(UsageError, match="choose none, topk or semi-hard"):
-        mine(POSITIVE, NEGATIVE, VALID, "hardest")  # type: ignore[arg-type]
+def test_the_same_component_is_the_first_group_alone() -> None:
+    anchors = torch.tensor([[0, -1], [2, 5]])
+    candidates = torch.tensor([[0, -1], [2, -1], [3, 0], [NO_VIDEO, NO_VIDEO], [5, 2]])
+    expected = torch.tensor([[True, False, False, False, False], [False, True, False, False, False]])
+    assert torch.equal(same_component(anchors, candidates), expected)
+    assert not (same_component(anchors, candidates) & valid_negatives(anchors, candidates)).any()
 
 
 def test_momentum_zero_is_the_model_itself_without_gradient() -> None:
