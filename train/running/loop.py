@@ -1,82 +1,50 @@
 """The training loop, the same for every recipe: steps, the log, checkpoints, stopping and resuming.
 
 A recipe brings a `Task` (model, batches, loss); the loop knows nothing of videos. Its state is the model, the
-optimizer, the task's own state and the step; all randomness is keyed by step, so there is no generator to save.
+optimizer, the task's own state, the best validation, the log since its last line, and each rank's generators.
 """
 
 from __future__ import annotations
 
-import io
+import copy
 import logging
 import math
-import signal
+import shutil
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import nn
 
 from ...core.engine import Engine
+from ...core.engine.rng import gather_rng_states, seed_rng, set_rng_state
 from ...core.errors import ExitCode, ReelkinError, UsageError
 from ...core.progress import Progress
+from .best import Best
 from .optimisation import build_optimizer, learning_rate
+from .restoring import FORMAT, restored
 from .run_folder import RunFolder
 from .settings import LoopConfig
+from .stopping import stop_signals
+from .task import StepLoss, Task
+from .telemetry import Telemetry
 
 log = logging.getLogger("reelkin.train")
 
-
-@dataclass
-class StepLoss:
-    """What a task computes for a part of this rank's slice of a global batch.
-
-    Attributes:
-        per_anchor: [n] loss values with gradient, n at least 0.
-        sums: numbers to be added over ranks and steps for the log, the same names on every rank.
-        blame: ids of this rank's videos to be named if the step is not finite; only called then.
-    """
-
-    per_anchor: torch.Tensor
-    sums: dict[str, float]
-    blame: Callable[[], list[str]]
-
-
-class Task(Protocol):
-    """What a recipe gives the loop."""
-
-    model: nn.Module
-
-    def batches(self, steps: range) -> Iterator[Any]:
-        """The batches of these steps, in order; each a function of its step alone."""
-        ...
-
-    def losses(self, batch: Any, parts: int) -> Iterator[StepLoss]:
-        """Loss of a batch in ``parts`` parts, whose sum is what one part would give; a part is taken back through the
-        model before the next one is asked for, so that memory for activations is that of one part."""
-        ...
-
-    def updated(self) -> None:
-        """Called after the update that followed the last `losses`."""
-        ...
-
-    def report(self, sums: Mapping[str, float]) -> dict[str, float]:
-        """Values for the log from ``sums`` added over ranks and steps."""
-        ...
-
-    def validate(self) -> dict[str, float] | None:
-        """Measure on held-out videos, all ranks together; None where there are none."""
-        ...
-
-    def state_dict(self) -> dict[str, Any]:
-        """State besides model and optimizer."""
-        ...
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take over what `state_dict` returned."""
-        ...
+BEST_BY = "map"
+"""The figure of a validation by which the best one is known."""
+HEADLINES = {
+    "positive_first": "positive first {:.0%}",
+    "positive_similarity": "positives {:.2f}",
+    "negative_similarity": "negatives {:.2f}",
+    "mined_similarity": "mined {:.2f}",
+}
+"""What of a task's report stands in the line of progress."""
+SAVE_SECONDS = 1800.0
+"""The other ranks wait this much longer than the deadline while rank 0 writes."""
 
 
 @dataclass(frozen=True)
@@ -103,7 +71,9 @@ class Trainer:
 
     Attributes:
         done: updates made so far.
+        best: the best validation so far.
         before_first_step: called once the folder is known to be this run's.
+        save_best: called on rank 0 with the model of a new best validation and facts about it; writes best/.
     """
 
     def __init__(
@@ -131,41 +101,73 @@ class Trainer:
             reduction=config.reduction,
         )
         self.done = 0
+        self.best = Best()
         self.before_first_step: Callable[[], None] = lambda: None
+        self.save_best: Callable[[nn.Module, dict[str, Any]], None] = lambda model, facts: None
         self._stop_requested = False
         self._sums: dict[str, float] = {}
+        self._validation_owed = False
+        self._waited = 0.0
         self._since = time.monotonic()
 
     def request_stop(self) -> None:
         """Ask for an orderly stop after the step in progress; may be called from a signal handler, on any rank."""
         self._stop_requested = True
 
+    @property
+    def finished(self) -> bool:
+        """Whether there is nothing left to do: all steps are made, or validation has not improved for long enough."""
+        return self.done >= self.steps or self.best.exhausted(self.config.patience)
+
     def train(self) -> Outcome:
         """Train to the end, or until asked to stop.
 
         Raises:
-            ReelkinError: a loss or gradient is not finite (before it reaches the weights), or ranks have come apart.
-            UsageError: the folder's checkpoint belongs to another run.
+            ReelkinError: a loss or gradient is not finite (before it reaches the weights), a checkpoint cannot be
+                written, or ranks have come apart.
+            UsageError: the folder's checkpoint belongs to another run, or another run is at work in the folder.
         """
-        self._restore()
-        self.engine.broadcast_state(self.task.model, self.optimizer)
-        self.before_first_step()
-        self.task.model.train()
-        stopped = self.done < self.steps and self.config.stop_after == self.done
-        with (
-            stop_signals(self.request_stop),
-            Progress(self.steps, "steps", "training", enabled=self.engine.is_main) as progress,
-        ):
-            progress.advance(self.done)
-            for batch in self.task.batches(range(self.done, self.steps)):
-                if stopped:
-                    break
-                note, stopped = self._step(batch)
-                progress.advance(note=note)
-        digest = self.engine.assert_same(self.task.model, "the trained weights")
-        finished = self.done >= self.steps
-        reason = "finished" if finished else "stopped on request; the same command goes on from here"
-        return Outcome(ExitCode.OK if finished else ExitCode.STOPPED, reason, self.done, digest)
+        self.engine.on_main(self.folder.lock, "the run folder's lock")
+        try:
+            self._restore()
+            self.engine.broadcast_state(self.task.model, self.optimizer)
+            self.before_first_step()
+            self.task.model.train()
+            with stop_signals(self.request_stop), self._telemetry() as self._sinks, self._progress() as progress:
+                self._steps(progress)
+            digest = self.engine.assert_same(self.task.model, "the trained weights")
+        finally:
+            self.folder.unlock()
+        code = ExitCode.OK if self.finished else ExitCode.STOPPED
+        return Outcome(code, self._reason(), self.done, digest)
+
+    def _reason(self) -> str:
+        if self.done >= self.steps:
+            return "finished"
+        if self.finished:
+            return f"finished early: no better validation in {self.best.waiting} since step {self.best.step}"
+        return "stopped on request; the same command goes on from here"
+
+    def _steps(self, progress: Progress) -> None:
+        if self._validation_owed:
+            self._validation_owed = False
+            self._write(self._validate(), save=True)
+        stopped = self.finished or self.config.stop_after == self.done
+        self._since = time.monotonic()
+        batches = self.task.batches(range(self.done, self.steps))
+        while not stopped and self.done < self.steps:
+            asked = time.monotonic()
+            batch = next(batches)
+            self._waited = time.monotonic() - asked
+            note, stopped = self._step(batch)
+            progress.advance(note=note)
+
+    def _progress(self) -> Progress:
+        progress = Progress(self.steps, "steps", "training", enabled=self.engine.is_main)
+        progress.skip(self.done)
+        return progress
+
+    # -- a step
 
     def _step(self, batch: Any) -> tuple[str, bool]:
         """One update; returns a note for the progress line and whether to stop."""
@@ -173,6 +175,33 @@ class Trainer:
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         self.optimizer.zero_grad(set_to_none=True)
+        parts, own = self._backward(batch)
+        broken = not (math.isfinite(own["loss_sum"]) and math.isfinite(self._gradient_norm()))
+        asked = self._stop_requested or self.done + 1 == self.config.stop_after
+        waits = {"waited": self._waited, "stop": float(asked), "broken": float(broken)}
+        sums = self._over_ranks({**own, **waits})
+        if sums["broken"]:
+            what = "gradient" if math.isfinite(sums["loss_sum"]) else "loss"
+            self._stop_before_update(what, parts if broken else [])
+        self.engine.synchronize(self.optimizer)
+        limit = self.config.clip_norm or math.inf
+        norm = float(nn.utils.clip_grad_norm_(self.task.model.parameters(), limit))
+        if not math.isfinite(norm):
+            self._stop_before_update("gradient over all ranks", parts)
+        self.optimizer.step()
+        self.task.updated()
+        self.done += 1
+        now = time.monotonic()
+        for name, value in {**sums, "grad_norm_sum": norm, "steps": 1.0, "seconds": now - self._since}.items():
+            self._sums[name] = self._sums.get(name, 0.0) + value
+        self._since = now
+        note = self._note() if self.engine.is_main else ""
+        stop = sums["stop"] > 0 and self.done < self.steps
+        self._after_step(rate, stop)
+        return note, stop or self.finished
+
+    def _backward(self, batch: Any) -> tuple[list[StepLoss], dict[str, float]]:
+        """Gradients of this rank's anchors, and their sums for the log."""
         sums: dict[str, float] = {}
         parts = []
         for part in self.task.losses(batch, self.config.accumulation):
@@ -182,23 +211,12 @@ class Trainer:
             found = {"loss_sum": float(total.detach()), "anchors": float(len(part.per_anchor)), **part.sums}
             sums |= {name: sums.get(name, 0.0) + value for name, value in found.items()}
             parts.append(part)
-        asked = self._stop_requested or self.done + 1 == self.config.stop_after
-        sums = self._over_ranks({**sums, "stop": float(asked)})
-        if not math.isfinite(sums["loss_sum"]):
-            self._stop_before_update("loss", parts)
-        self.engine.synchronize(self.optimizer)
-        limit = self.config.clip_norm or math.inf
-        norm = float(nn.utils.clip_grad_norm_(self.task.model.parameters(), limit))
-        if not math.isfinite(norm):
-            self._stop_before_update("gradient", parts)
-        self.optimizer.step()
-        self.task.updated()
-        self.done += 1
-        for name, value in {**sums, "grad_norm_sum": norm, "steps": 1.0}.items():
-            self._sums[name] = self._sums.get(name, 0.0) + value
-        stop = sums["stop"] > 0 and self.done < self.steps
-        self._after_step(rate, stop)
-        return f"loss {sums['loss_sum'] / sums['anchors']:.4f}", stop
+        return parts, sums
+
+    def _gradient_norm(self) -> float:
+        """Of this rank's gradient, before ranks are combined: it tells whose videos are to blame."""
+        gradients = [p.grad for p in self.task.model.parameters() if p.grad is not None]
+        return float(nn.utils.get_total_norm(gradients))
 
     def _over_ranks(self, sums: Mapping[str, float]) -> dict[str, float]:
         names = sorted(sums)
@@ -206,118 +224,135 @@ class Trainer:
         return dict(zip(names, self.engine.all_reduce(local, "step sums", op="sum").tolist(), strict=True))
 
     def _stop_before_update(self, what: str, parts: list[StepLoss]) -> None:
-        blamed = [video_id for part in parts for video_id in part.blame()]
-        videos = [each for rank in self.engine.all_gather_object(blamed, "blame") for each in rank]
-        named = ", ".join(dict.fromkeys(videos[:20])) + (f" and {len(videos) - 20} more" if len(videos) > 20 else "")
+        """Raise on every rank; ``parts`` are this rank's that may be to blame."""
+        own = list(dict.fromkeys(video_id for part in parts for video_id in part.blame()))
+        blamed = self.engine.all_gather_object(own, "blame")
+        videos = [f"{video_id} (rank {rank})" for rank, ids in enumerate(blamed) for video_id in ids]
+        named = ", ".join(videos[:20]) + (f" and {len(videos) - 20} more" if len(videos) > 20 else "")
         raise ReelkinError(
             f"the {what} of step {self.done + 1} is not finite, so the weights were left as after step {self.done}. "
             f"Videos concerned: {named}. Look at their features, or lower --lr (now {self.config.lr})"
         )
 
-    def _after_step(self, rate: float, stop: bool) -> None:
-        last = stop or self.done == self.steps
-        if last or self.done % self.config.log_every == 0:
-            self._log(rate)
-        # Not when stopping: a launcher that was told to end may give its workers only seconds.
-        if self.done == self.steps or self.done % self.config.validate_every == 0:
-            found = self.task.validate()
-            if found is not None and self.engine.is_main:
-                self.folder.log_metrics({"step": self.done, "validation": found})
-                log.info("step %d: %s", self.done, ", ".join(f"{name} {value:.4g}" for name, value in found.items()))
-        if (last or self.done % self.config.checkpoint_every == 0) and self.engine.is_main:
-            self.folder.save_checkpoint(self.done, self._state(), self.identity, self.config.keep_checkpoints)
+    # -- what follows a step
 
-    def _log(self, rate: float) -> None:
-        sums, seconds = self._sums, time.monotonic() - self._since
-        self._sums, self._since = {}, time.monotonic()
-        if not self.engine.is_main:
-            return
+    def _after_step(self, rate: float, stop: bool) -> None:
+        """Validate, log and save where it is due. What rank 0 fails to write ends all ranks."""
+        due = self.done == self.steps or self.done % self.config.validate_every == 0
+        # When stopping it waits for the next start: a launcher that was told to end may give its workers only seconds.
+        self._validation_owed = due and stop
+        validation = self._validate() if due and not stop else []
+        rows = [self._row(rate)] if self.finished or self.done % self.config.log_every == 0 else []
+        save = stop or self.finished or self.done % self.config.checkpoint_every == 0
+        if rows or validation or save:
+            self._write(rows + validation, save)
+
+    def _validate(self) -> list[dict[str, Any]]:
+        """Measure, and remember the best; returns the row for the log, if there are held-out videos."""
+        # All ranks decide by the same figures, whatever their processors make of them.
+        found = self.engine.broadcast_object(self.task.validate(), "validation")
+        if found is None:
+            return []
+        better = self.best.see(found[BEST_BY], self.done, self.task.model)
+        if self.engine.is_main:
+            text = ", ".join(f"{name} {value:.4g}" for name, value in found.items())
+            log.info("step %d: %s%s", self.done, text, " (best so far)" if better else "")
+        return [{"step": self.done, "validation": found}]
+
+    def _write(self, rows: list[dict[str, Any]], save: bool) -> None:
+        """What a step leaves on the disk, by rank 0."""
+        random_states = gather_rng_states(self.engine) if save else []
+
+        def write() -> None:
+            for row in rows:
+                self.folder.log_metrics(row)
+                self._sinks.write(row)
+            if self.best.step == self.done:
+                self._write_best()
+            if save:
+                about = {"format": FORMAT, "ranks": self.engine.size, "epoch": self._epoch()}
+                meta = {**self.identity, "run": about}
+                self.folder.save_checkpoint(self.done, self._state(random_states), meta, self.config.keep_checkpoints)
+
+        with self.engine.extend_deadline(SAVE_SECONDS) if save else nullcontext():
+            self.engine.on_main(write, "what a step leaves")
+
+    def _row(self, rate: float) -> dict[str, Any]:
+        """The next line of metrics.jsonl: means over the steps since the last one."""
+        sums = self._sums
+        self._sums = {}
+        seconds = max(sums["seconds"], 1e-9)
         row = {"step": self.done, "loss": sums["loss_sum"] / sums["anchors"], "lr": rate}
         row |= self.task.report(sums)
-        row |= {"grad_norm": sums["grad_norm_sum"] / sums["steps"], "seconds": round(seconds, 3)}
-        self.folder.log_metrics({**row, "samples_per_second": round(sums["anchors"] / max(seconds, 1e-9), 1)})
+        return row | {
+            "grad_norm": sums["grad_norm_sum"] / sums["steps"],
+            "seconds": round(seconds, 3),
+            "samples_per_second": round(sums["anchors"] / seconds, 1),
+            "waiting_for_data": round(sums["waited"] / self.engine.size / seconds, 4),
+        }
+
+    def _note(self) -> str:
+        """What a person wants to see, over the steps since the last line of metrics.jsonl."""
+        sums = self._sums
+        seconds = max(sums["seconds"], 1e-9)
+        report = self.task.report(sums)
+        shown = [f"loss {sums['loss_sum'] / sums['anchors']:.4f}"]
+        shown += [text.format(report[name]) for name, text in HEADLINES.items() if name in report]
+        shown.append(f"{sums['anchors'] / seconds:.0f} samples/s")
+        return ", ".join([*shown, f"waiting for data {sums['waited'] / self.engine.size / seconds:.0%}"])
+
+    def _epoch(self) -> float | None:
+        return None if self.epoch_of is None else self.epoch_of(self.done)
+
+    def _telemetry(self) -> Telemetry:
+        rows = self.folder.metrics() if self.config.log_to and self.engine.is_main else []
+        return Telemetry(self.folder.path, self.config.log_to, rows, self.engine.is_main)
+
+    def _write_best(self) -> None:
+        """Make best/ what it is to be; without a validation so far, nothing."""
+        if not self.best.weights:
+            shutil.rmtree(self.folder.best, ignore_errors=True)
+            return
+        model = copy.deepcopy(self.task.model)
+        model.load_state_dict(self.best.weights)
+        self.save_best(model, {"best by": f"validation {BEST_BY}", BEST_BY: self.best.value, "step": self.best.step})
 
     # -- resuming
 
-    def _state(self) -> dict[str, Any]:
-        model = self.task.model.state_dict()
-        return {"model": model, "optimizer": self.optimizer.state_dict(), "task": self.task.state_dict()}
+    def _state(self, random_states: list[dict[str, Any]]) -> dict[str, Any]:
+        return {
+            "model": self.task.model.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "task": self.task.state_dict(),
+            "best": self.best.state_dict(),
+            "log": dict(self._sums),
+            "validation owed": self._validation_owed,
+            "random": random_states,
+        }
 
     def _restore(self) -> None:
-        """Load the newest checkpoint. Rank 0 finds and reads it and sends it to all: no shared disk is needed."""
-        found: dict[str, Any] = {"error": "", "step": 0, "bytes": 0}
-        data = torch.empty(0, dtype=torch.uint8)
-        if self.engine.is_main:
-            found, data = self._find()
-        found = self.engine.broadcast_object(found, "checkpoint found")
-        if found["error"]:
-            raise UsageError(found["error"])
-        if not found["bytes"]:
-            return
-        if not self.engine.is_main:
-            data = torch.empty(found["bytes"], dtype=torch.uint8)
-        self.engine.broadcast_(data, "checkpoint")
-        state = torch.load(io.BytesIO(data.numpy().tobytes()), map_location="cpu", weights_only=True)
+        step, state = restored(self.engine, self.folder, self.config, self.identity)
+        seed_rng(self.config.seed, self.engine.rank)
+        if state:
+            self._take_over(step, state)
+
+        def tidy() -> None:
+            self.folder.truncate_metrics(step, validated=not self._validation_owed)
+            self._write_best()  # best/ may be missing, or of steps that were made after the checkpoint
+
+        self.engine.on_main(tidy, "the run folder as of the checkpoint")
+
+    def _take_over(self, step: int, state: Mapping[str, Any]) -> None:
         try:
             self.task.model.load_state_dict(state["model"])
             self.optimizer.load_state_dict(state["optimizer"])
             self.task.load_state_dict(state["task"])
+            self.best.load_state_dict(state["best"])
+            # At another number of ranks there is nobody to give a rank's state to; seeded anew, they go on.
+            if len(state["random"]) == self.engine.size:
+                set_rng_state(state["random"][self.engine.rank], self.engine.device)
         except (RuntimeError, ValueError, KeyError) as error:
-            raise ReelkinError(f"the checkpoint of step {found['step']} does not fit this run: {error}") from error
-        self.done = int(found["step"])
+            raise ReelkinError(f"the checkpoint of step {step} does not fit this run: {error}") from error
+        self.done, self._sums, self._validation_owed = step, dict(state["log"]), bool(state["validation owed"])
         if self.engine.is_main:
-            self.folder.truncate_metrics(self.done)
             log.info("going on from step %d", self.done)
-
-    def _find(self) -> tuple[dict[str, Any], torch.Tensor]:
-        nothing = torch.empty(0, dtype=torch.uint8)
-        folder = self.folder.last_checkpoint()
-        if folder is None:
-            return {"error": "", "step": 0, "bytes": 0}, nothing
-        if self.config.resume == "never":
-            error = f"{self.folder.path} holds the checkpoint {folder.name}; give another --output, or --resume auto"
-            return {"error": error, "step": 0, "bytes": 0}, nothing
-        meta = RunFolder.read_meta(folder)
-        changes = differences(meta, self.identity)
-        if changes and not self.config.allow_changes:
-            error = (
-                f"{folder} belongs to another run: {'; '.join(changes)}. Give another --output, or --allow-changes "
-                "to go on with its weights all the same"
-            )
-            return {"error": error, "step": 0, "bytes": 0}, nothing
-        data = torch.frombuffer(bytearray((folder / "state.pt").read_bytes()), dtype=torch.uint8)
-        return {"error": "", "step": int(meta["step"]), "bytes": len(data)}, data
-
-
-def differences(old: Mapping[str, Any], new: Mapping[str, Any], where: str = "") -> list[str]:
-    """What differs between two identities, as sentences such as "lr was 0.1, now 0.2"."""
-    found: list[str] = []
-    for name in sorted((set(old) | set(new)) - ({"step"} if not where else set())):
-        before, now = old.get(name), new.get(name)
-        if isinstance(before, Mapping) and isinstance(now, Mapping):
-            found += differences(before, now, f"{where}{name}.")
-        elif before != now:
-            found.append(f"{where}{name} was {before}, now {now}")
-    return found
-
-
-@contextmanager
-def stop_signals(request: Callable[[], None]) -> Iterator[None]:
-    """While the body runs, SIGTERM and SIGINT call ``request`` instead of ending the process.
-
-    Outside the main thread nothing is changed: signals cannot be caught there.
-    """
-
-    def on_signal(number: int, frame: Any) -> None:
-        request()
-
-    try:
-        before = {number: signal.signal(number, on_signal) for number in (signal.SIGTERM, signal.SIGINT)}
-    except ValueError:
-        yield
-        return
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

@@ -4,6 +4,7 @@
     metrics.jsonl             a JSON object per logged step
     checkpoints/step-000123/  state.pt, meta.json and COMPLETE (sha256 of both); a folder without it is not a checkpoint
     LAST                      name of the newest checkpoint
+    best/                     the model of the best validation so far
     model/                    the trained model, once the run is complete
     outcome.json              exit code, reason, steps; "running" from the start on, so that a killed run shows
 
@@ -12,12 +13,17 @@ Only rank 0 touches it. States are read with ``weights_only=True``: a checkpoint
 
 from __future__ import annotations
 
+import errno
+import fcntl
+import io
 import json
 import logging
+import os
 import platform
 import re
 import shutil
 import subprocess
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -25,18 +31,28 @@ from typing import Any
 import numpy as np
 import torch
 
-from ...core.errors import ReelkinError
-from ...core.files import publish_json, publish_text, publishing_folder, read_json, remove_partials, sha256_file
+from ...core.errors import ReelkinError, UsageError
+from ...core.files import (
+    publish_json,
+    publish_text,
+    publishing_folder,
+    read_json,
+    remove_partials,
+    sha256_bytes,
+    sha256_file,
+)
 
 log = logging.getLogger("reelkin.train")
 _STEP = re.compile(r"step-(\d+)")
+LOCK_SECONDS = 30.0
+"""How long a start waits for another run in its folder: of a job that was killed, processes may live on for seconds."""
 
 
 class RunFolder:
     """A run's folder at ``path``; made when first written to.
 
     Attributes:
-        path, checkpoints, model: folders.
+        path, checkpoints, model, best: folders.
         announced: whether `announce` was called: from then on the outcome is this run's to write.
     """
 
@@ -44,26 +60,76 @@ class RunFolder:
         self.path = Path(path)
         self.checkpoints = self.path / "checkpoints"
         self.model = self.path / "model"
+        self.best = self.path / "best"
         self.announced = False
+        self._lock: int | None = None
+
+    # -- one run at a time
+
+    def lock(self, seconds: float = LOCK_SECONDS) -> None:
+        """Keep other processes from training in this folder, until this process ends or `unlock`.
+
+        The lock is the kernel's: it goes with the process, however that ends.
+
+        Raises:
+            UsageError: another process holds it, after ``seconds`` of waiting.
+            ReelkinError: the folder cannot be made or written.
+        """
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            self._lock = os.open(self.path / ".lock", os.O_RDWR | os.O_CREAT, 0o666)
+        except OSError as error:
+            raise ReelkinError(f"cannot write the run folder {self.path}: {error.strerror}") from error
+        until = time.monotonic() + seconds
+        while True:
+            try:
+                fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                return
+            except BlockingIOError:
+                if time.monotonic() > until:
+                    self.unlock()
+                    raise UsageError(
+                        f"{self.path} is in use: another process is training there. End it, or give another --output"
+                    ) from None
+                time.sleep(0.1)
+            except OSError as error:  # a file system without locks
+                log.warning("%s cannot be locked (%s); see to it that one run at a time uses it", self.path, error)
+                return
+
+    def unlock(self) -> None:
+        """Let other processes train in this folder."""
+        if self._lock is not None:
+            os.close(self._lock)
+            self._lock = None
 
     # -- checkpoints
 
     def save_checkpoint(self, step: int, state: Mapping[str, Any], meta: Mapping[str, Any], keep: int) -> Path:
-        """Publish a checkpoint, point LAST at it, then remove all but the newest ``keep``.
+        """Publish a checkpoint, point LAST at it, then remove all but the newest ``keep`` up to this step.
+
+        Checkpoints of later steps are removed too: they are damaged, or of a future that this run left.
 
         Args:
             step: updates done.
             state: tensors, plain values, and dicts and lists of them.
             meta: JSON-able; read back without loading the state.
+
+        Raises:
+            ReelkinError: it cannot be written (a full disk); earlier checkpoints stand as they did.
         """
         folder = self.checkpoints / f"step-{step:06d}"
+        buffer = io.BytesIO()  # torch's own writing to a file turns a full disk into an error without a name
+        torch.save(dict(state), buffer)
+        data = buffer.getvalue()
         with publishing_folder(folder) as temporary:
-            torch.save(dict(state), temporary / "state.pt")
+            (temporary / "state.pt").write_bytes(data)
             publish_json(temporary / "meta.json", {**meta, "step": step})
-            sums = {name: sha256_file(temporary / name) for name in ("state.pt", "meta.json")}
+            sums = {"state.pt": sha256_bytes(data), "meta.json": sha256_file(temporary / "meta.json")}
             publish_json(temporary / "COMPLETE", sums)
         publish_text(self.path / "LAST", folder.name + "\n")
-        for old in self._steps()[:-keep]:
+        steps = self._steps()
+        kept = [each for each in steps if each <= step][-keep:]
+        for old in set(steps) - set(kept):
             try:
                 shutil.rmtree(self.checkpoints / f"step-{old:06d}")
             except OSError as error:  # an old checkpoint too many harms nobody; the run goes on
@@ -73,12 +139,12 @@ class RunFolder:
     def last_checkpoint(self) -> Path | None:
         """The newest complete checkpoint: the one that LAST names, else the newest whose files match COMPLETE."""
         pointer = self.path / "LAST"
-        named = [pointer.read_text().strip()] if pointer.exists() else []
+        named = [pointer.read_text(errors="replace").strip()] if pointer.exists() else []
         newest = [f"step-{step:06d}" for step in reversed(self._steps())]
         for name in dict.fromkeys(named + newest):
             if _STEP.fullmatch(name) and self._is_complete(self.checkpoints / name):
                 return self.checkpoints / name
-            log.warning("%s is not a complete checkpoint; looking for an older one", self.checkpoints / name)
+            log.warning("%s is damaged or incomplete; looking for an older checkpoint", self.checkpoints / name)
         return None
 
     @staticmethod
@@ -105,13 +171,28 @@ class RunFolder:
     # -- metrics and outcome
 
     def log_metrics(self, row: Mapping[str, Any]) -> None:
-        """Add a line to metrics.jsonl; what is not finite is written as null."""
+        """Add a line to metrics.jsonl; what is not finite is written as null.
+
+        Raises:
+            ReelkinError: it cannot be written (a full disk); no part of the line is left.
+        """
         clean = {
             key: None if isinstance(value, float) and not np.isfinite(value) else value for key, value in row.items()
         }
-        self.path.mkdir(parents=True, exist_ok=True)
-        with open(self.path / "metrics.jsonl", "a", encoding="utf-8") as file:
-            file.write(json.dumps(clean) + "\n")
+        line = (json.dumps(clean) + "\n").encode()
+        path = self.path / "metrics.jsonl"
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            with open(path, "ab", buffering=0) as file:
+                before = file.tell()
+                if file.write(line) != len(line):  # the last bytes of the disk were taken
+                    file.truncate(before)
+                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        except OSError as error:
+            raise ReelkinError(
+                f"cannot write {path}: {error.strerror}. Make room or check the permissions, then run the same command "
+                "again: it goes on from the last checkpoint"
+            ) from error
 
     def metrics(self) -> list[dict[str, Any]]:
         """All rows of metrics.jsonl; a last line that was cut off by a crash is passed over."""
@@ -124,9 +205,13 @@ class RunFolder:
                 continue
         return rows
 
-    def truncate_metrics(self, step: int) -> None:
-        """Drop rows of steps after ``step``: they will be made again."""
+    def truncate_metrics(self, step: int, validated: bool = True) -> None:
+        """Drop rows of steps after ``step``, and its validation unless ``validated``: they will be made again."""
+        if not (self.path / "metrics.jsonl").exists():
+            return
         kept = [row for row in self.metrics() if row.get("step", 0) <= step]
+        if not validated:
+            kept = [row for row in kept if row.get("step", 0) < step or "validation" not in row]
         publish_text(self.path / "metrics.jsonl", "".join(json.dumps(row) + "\n" for row in kept))
 
     def announce(self, config: Mapping[str, Any]) -> None:
@@ -150,7 +235,7 @@ class RunFolder:
 def versions() -> dict[str, str]:
     """Versions of what shapes a run's numbers, and the git commit of the code if it runs from a clone."""
     found = {"python": platform.python_version(), "torch": str(torch.__version__), "numpy": np.__version__}
-    root = Path(__file__).resolve().parent.parent
+    root = Path(__file__).resolve().parents[2]
     try:
         command = ["git", "-C", str(root), "rev-parse", "HEAD"]
         done = subprocess.run(command, capture_output=True, text=True, timeout=10, check=False)

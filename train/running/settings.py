@@ -11,7 +11,7 @@ from ...core.errors import UsageError
 
 FREE_FIELDS = frozenset(
     {"output", "features", "resume", "allow_changes", "stop_after", "log_every", "checkpoint_every", "keep_checkpoints"}
-    | {"validate_every", "backend", "deadline", "threads"}
+    | {"validate_every", "patience", "log_to", "backend", "deadline", "threads", "num_workers", "max_missing_share"}
 )
 """Fields that may change between a run and its resumption: they have no influence on the result."""
 
@@ -31,9 +31,13 @@ class RunSettings:
     checkpoint_every: int = 500
     """Steps between checkpoints; one more is made at the end and when stopped."""
     keep_checkpoints: int = 3
-    """Newest checkpoints kept."""
+    """Newest checkpoints kept, at least 2: should one be damaged, the run goes on from the one before."""
     validate_every: int = 100
-    """Steps between validations, if there are held-out videos."""
+    """Steps between validations, if there are held-out videos; the best one's model is kept in best/."""
+    patience: int = 0
+    """End the run after this many validations in a row that were no better than the best; 0: never."""
+    log_to: tuple[Literal["tensorboard", "wandb"], ...] = ()
+    """Send the metrics there too: to TensorBoard files in the run folder, to Weights & Biases."""
     resume: Literal["auto", "never"] = "auto"
     """auto: go on from the newest checkpoint in the run folder, if there is one; never: refuse such a folder."""
     allow_changes: bool = False
@@ -51,6 +55,10 @@ class RunSettings:
         super_init(RunSettings, self)
         for name in ("checkpoint_every", "keep_checkpoints", "validate_every"):
             require_positive(self, name)
+        if self.keep_checkpoints < 2:
+            raise UsageError(f"--keep-checkpoints is {self.keep_checkpoints}; at least 2, for one may be damaged")
+        if self.patience < 0:
+            raise UsageError(f"--patience is {self.patience}; give a number of validations, or 0 to train to the end")
 
 
 @dataclass(frozen=True, kw_only=True)

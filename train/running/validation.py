@@ -13,8 +13,8 @@ from ...core.engine import Engine
 from ...core.errors import ReelkinError, UsageError
 from ...core.metrics import average_precision
 from ...core.seeds import generator
-from ..data.batches import FeatureSource
 from ..data.sampling import rank_slice
+from ..data.sources import FeatureSource
 from ..embed import embed_videos
 from ..models.aggregators import MeanPooling, MeanPoolingConfig, out_dim
 
