@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from ..core.progress import Progress
-from ..train.data.batches import FeatureSource
+from ..train.data.sources import FeatureSource
 from .ground_truth import Task
 from .methods import build_methods, decoded_clips
 from .rankings import evaluate_task

@@ -20,7 +20,7 @@ from ..core.errors import DataError, ReelkinError, UsageError
 from ..core.progress import Progress
 from ..core.seeds import seed_of
 from ..search.similarity import chamfer_matrix, cosine, unit_rows
-from ..train.data.batches import FeatureSource
+from ..train.data.sources import FeatureSource
 from ..train.embed import embed_frames, embed_videos, mean_pooled
 from .rankings import Method
 

@@ -12,6 +12,8 @@ picture. Blocks are memory-mapped: opening a store reads the manifest only, read
 
 from __future__ import annotations
 
+import hashlib
+import json
 import logging
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict
@@ -234,6 +236,11 @@ class FeatureStore:
         for video in np.lexsort((rows, blocks)).tolist():
             found[names[blocks.item(video)]][self.video_ids[video]] = rows.item(video)
         return found
+
+    def digest(self) -> str:
+        """sha256 (hex) of what the features are: dimension and the blocks' hashes."""
+        content = [self.dim, [block["sha256"] for block in self.info["blocks"]]]
+        return hashlib.sha256(json.dumps(content).encode()).hexdigest()
 
     def num_frames(self, video_id: str) -> int:
         """Number of frames, from the manifest alone."""

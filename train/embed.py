@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from ..core.errors import ReelkinError
-from .data.batches import FeatureSource
+from .data.sources import FeatureSource
 from .models.aggregators import MeanPooling, MeanPoolingConfig
 
 BATCH_FRAMES = 8192

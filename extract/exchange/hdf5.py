@@ -47,6 +47,9 @@ class Hdf5Reader:
     Args:
         path: the file.
 
+    Attributes:
+        names: of all that is no group, sorted; what can be read of it shows when it is read.
+
     Raises:
         ReelkinError: it is no HDF5 file, or cut.
         UsageError: h5py is missing, or no dataset is in it.
@@ -58,20 +61,21 @@ class Hdf5Reader:
         self._path = path
         self._h5py = _h5py()
         self._links: set[str] = set()
-        with _reading(path), self._open() as file:
-            self._names = sorted(self._walk(file))
+        with _reading(path), self.open() as file:
+            self.names = sorted(self._walk(file))
             fps = file.attrs.get("fps")
             self.fps = float(fps) if isinstance(fps, (float, np.floating)) and 0 < fps < 1e6 else None
             self._ours = file.attrs.get("format") == EXPORT_FORMAT
             self.timed = self.fps is None and self._ours
-        if not self._names:
+        if not self.names:
             raise UsageError(f"from: {path} holds no dataset; a dataset per video is expected")
-        self.fingerprint = fingerprint_of(stamp(path), *self._names)
+        self.fingerprint = fingerprint_of(stamp(path), *self.names)
 
     def __len__(self) -> int:
-        return len(self._names)
+        return len(self.names)
 
-    def _open(self) -> Any:
+    def open(self) -> Any:
+        """The file, opened for reading; the caller closes it."""
         return self._h5py.File(self._path, "r", locking=False)
 
     def _walk(self, group: Any, prefix: str = "", inside: tuple[int, ...] = ()) -> Iterator[str]:
@@ -91,13 +95,12 @@ class Hdf5Reader:
 
     def read(self, first: int) -> Iterator[Item]:
         """See `items.Reader`."""
-        with self._open() as file:
-            for name in self._names[first:]:
+        with self.open() as file:
+            for name in self.names[first:]:
                 video_id = name
                 try:
-                    data = self._dataset(file, name)
-                    given = data.attrs.get("video_id") if self._ours else None
-                    video_id = given if isinstance(given, str) else name
+                    data = self.dataset(file, name)
+                    video_id = self.video_id(data, name)
                     problem = refuse_array(data.shape, data.dtype)
                     if problem:
                         raise problem
@@ -108,8 +111,8 @@ class Hdf5Reader:
                 except (OSError, RuntimeError, KeyError, ValueError, TypeError) as error:
                     yield Item(video_id, None, None, DataError(Reason.DAMAGED, f"HDF5 cannot read it: {error}"))
 
-    def _dataset(self, file: Any, name: str) -> Any:
-        """The dataset of this name, if its values lie in this file."""
+    def dataset(self, file: Any, name: str) -> Any:
+        """The dataset of this name. Raises DataError when it is none, or when its values do not lie in this file."""
         if name in self._links:
             raise DataError(Reason.FORBIDDEN_FORMAT, "a link; only datasets in the file itself are read")
         data = file[name]
@@ -118,6 +121,11 @@ class Hdf5Reader:
         if data.is_virtual or data.external:
             raise DataError(Reason.FORBIDDEN_FORMAT, "its values lie in other files; only this file is read")
         return data
+
+    def video_id(self, data: Any, name: str) -> str:
+        """The id of a dataset's video: its name, unless it could not be one."""
+        given = data.attrs.get("video_id") if self._ours else None
+        return given if isinstance(given, str) else name
 
     def _times(self, data: Any) -> np.ndarray | None:
         if not self._ours or "times" not in data.attrs:

@@ -38,8 +38,8 @@ class Videos:
         self.video_ids = list(features)
         self.dim = next(iter(features.values())).shape[1]
 
-    def features(self, video_id: str) -> NDArray[np.floating]:
-        return self._features[video_id]
+    def features(self, video_id: str, begin: int = 0, end: int | None = None) -> NDArray[np.floating]:
+        return self._features[video_id][begin:end]
 
     def num_frames(self, video_id: str) -> int:
         return len(self._features[video_id])

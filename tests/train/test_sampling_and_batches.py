@@ -9,9 +9,10 @@ import pytest
 import torch
 
 from reelkin.core.errors import UsageError
-from reelkin.train.data.batches import Batch, BatchBuilder, Views, prefetched
+from reelkin.train.data.batches import Batch, BatchBuilder, Views
 from reelkin.train.data.feature_edits import STRENGTHS, FeatureEdits
 from reelkin.train.data.labels import Labels
+from reelkin.train.data.loading import prefetched
 from reelkin.train.data.positives import Positives, match_labels
 from reelkin.train.data.sampling import GlobalSampler, rank_slice
 

@@ -2,36 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
-from typing import Any, Literal, Protocol
+from typing import Literal
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from ...core.config import super_init
-from ...core.errors import UsageError
+from ...core.errors import ReelkinError, UsageError
 from ...core.seeds import generator, seed_of
 from .feature_edits import FeatureEdits, Frames, edit, relocate
 from .positives import Positives
 from .sampling import GlobalSampler, rank_slice
-
-
-class FeatureSource(Protocol):
-    """What training needs of a feature store (`extract.store.FeatureStore` is one)."""
-
-    video_ids: list[str]
-    dim: int
-
-    def features(self, video_id: str) -> NDArray[np.floating]:
-        """Frame features [T, D]."""
-        ...
-
-    def num_frames(self, video_id: str) -> int:
-        """T."""
-        ...
+from .sources import WindowSource
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,13 +30,20 @@ class ViewSettings:
     scenes teach what edits do rather than what these scenes are. Default: 1 below 500 groups, else 0."""
     max_frames: int = 128
     """Longer videos are cut to a random window of this many frames in training; validation takes them whole."""
+    random_sampling: bool = False
+    """Of longer videos, take --max-frames frames drawn with repetition from all of them, as published with this flag,
+    in the order of time; off, one window."""
     negatives_per_anchor: int = 0
     """Videos drawn for each anchor besides its positive; they become candidates and enter the queue."""
+    num_workers: int = 1
+    """Threads of each rank that read and edit batches ahead of the step; no influence on what is in them."""
 
     def __post_init__(self) -> None:
         super_init(ViewSettings, self)
         if self.max_frames < 1 or self.negatives_per_anchor < 0:
             raise UsageError("--max-frames must be at least 1 and --negatives-per-anchor at least 0")
+        if self.num_workers < 1:
+            raise UsageError(f"--num-workers is {self.num_workers}; at least one thread has to make the batches")
         if self.virtual_scenes is not None and not 0 <= self.virtual_scenes <= 1:
             raise UsageError(f"--virtual-scenes is {self.virtual_scenes}; it is a share of the pairs, 0 to 1")
 
@@ -132,11 +123,13 @@ class BatchBuilder:
         edits: feature edits for anchors and positives.
         virtual_scenes: share of the pairs that are moved elsewhere (`feature_edits.relocate`).
         negatives_per_anchor: videos drawn for each anchor besides its positive.
+        random_sampling: of longer videos take frames drawn with repetition instead of a window.
+        num_workers: threads of `loading.prefetched`.
     """
 
     def __init__(
         self,
-        source: FeatureSource,
+        source: WindowSource,
         positives: Positives,
         sampler: GlobalSampler,
         *,
@@ -147,12 +140,15 @@ class BatchBuilder:
         edits: FeatureEdits | None,
         virtual_scenes: float = 0.0,
         negatives_per_anchor: int = 0,
+        random_sampling: bool = False,
+        num_workers: int = 1,
     ) -> None:
         self.source, self.positives, self.sampler = source, positives, sampler
         self.own = rank_slice(sampler.batch_size, rank, size)
         self.seed, self.max_frames, self.edits = seed, max_frames, edits
         self.virtual_scenes = virtual_scenes
         self.negatives_per_anchor = negatives_per_anchor
+        self.random_sampling, self.num_workers = random_sampling, num_workers
 
     def build(self, step: int) -> Batch:
         """This rank's slice of global batch ``step``."""
@@ -196,13 +192,19 @@ class BatchBuilder:
         return self._views(step, "negative", tags, videos, windows)
 
     def _window(self, step: int, role: str, tag: str, video: int) -> Frames:
-        """A video's frames, or a random window of them if it is long; float32 [T, D]."""
-        frames = self.source.features(self.positives.video_ids[video])
-        if len(frames) > self.max_frames:
-            rng = generator(self.seed, "window", step, role, tag)
-            start = int(rng.integers(0, len(frames) - self.max_frames + 1))
-            frames = frames[start : start + self.max_frames]
-        return np.asarray(frames, dtype=np.float32)
+        """A video's frames, or of a long one a random window or random frames; float32 [T, D]."""
+        video_id, most = self.positives.video_ids[video], self.max_frames
+        length = self.source.num_frames(video_id)
+        if length < 1:
+            raise ReelkinError(f"{video_id!r} has no frame features; extract it again, or leave it out")
+        if length <= most:
+            return np.asarray(self.source.features(video_id), dtype=np.float32)
+        rng = generator(self.seed, "window", step, role, tag)
+        if self.random_sampling:
+            chosen = np.sort(rng.integers(0, length, most))
+            return np.asarray(self.source.features(video_id)[chosen], dtype=np.float32)
+        start = int(rng.integers(0, length - most + 1))
+        return np.asarray(self.source.features(video_id, start, start + most), dtype=np.float32)
 
     def _views(
         self, step: int, role: str, tags: Sequence[str], videos: Sequence[int], views: Sequence[Frames]
@@ -216,23 +218,3 @@ class BatchBuilder:
             videos=torch.from_numpy(index),
             groups=torch.from_numpy(self.positives.groups[index]),
         )
-
-
-def prefetched(builder: BatchBuilder, steps: range, ahead: int = 2) -> Iterator[Batch]:
-    """The batches of ``steps`` in order, made by a background thread up to ``ahead`` of their use.
-
-    Reading and editing is numpy work that releases the interpreter while torch computes.
-    """
-    with ThreadPoolExecutor(max_workers=1, thread_name_prefix="batches") as pool:
-        waiting: list[Any] = []
-        remaining = iter(steps)
-        try:
-            for step in remaining:
-                waiting.append(pool.submit(builder.build, step))
-                if len(waiting) > ahead:
-                    yield waiting.pop(0).result()
-            while waiting:
-                yield waiting.pop(0).result()
-        finally:
-            for future in waiting:
-                future.cancel()

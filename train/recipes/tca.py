@@ -16,8 +16,6 @@ copies each: video-level mAP 0.618 against 0.593 of mean pooling.
 
 from __future__ import annotations
 
-import hashlib
-import json
 import os
 import socket
 from dataclasses import dataclass
@@ -32,13 +30,14 @@ from ...core.config import as_dict
 from ...core.engine import Engine
 from ...core.errors import UsageError
 from ...core.seeds import seed_of
-from ...extract.store import FeatureStore
 from ..checkpoint import num_parameters
 from ..data.batches import BatchBuilder, ViewSettings
 from ..data.feature_edits import edits_of_strength
-from ..data.labels import Labels, LabelSettings, read_groups
+from ..data.findings import Finding
+from ..data.labels import LABEL_FILES, Labels, LabelSettings, read_groups
 from ..data.positives import Positives, groups_of, match_labels
-from ..data.sampling import GlobalSampler
+from ..data.sampling import GlobalSampler, SamplingSettings
+from ..data.sources import OpenedFeatures, rejected
 from ..models.aggregators import AggregatorSettings, out_dim
 from ..objective.contrast import ContrastSettings, ContrastTask
 from ..objective.losses import LossSettings, build_loss
@@ -56,12 +55,19 @@ FEW_GROUPS = 500
 
 @dataclass(frozen=True, kw_only=True)
 class TcaRecipe(
-    ContrastSettings, MiningSettings, LossSettings, AggregatorSettings, ViewSettings, LabelSettings, LoopConfig
+    ContrastSettings,
+    MiningSettings,
+    LossSettings,
+    AggregatorSettings,
+    ViewSettings,
+    SamplingSettings,
+    LabelSettings,
+    LoopConfig,
 ):
     """Train a video model on a feature store."""
 
     features: Path
-    """Feature store made by extract/run.py."""
+    """Feature store made by extract/run.py, or an HDF5 file with a dataset [frames, dimensions] per video id."""
     recipe: Literal["tca", "tca-published"] = "tca"
     """Which recipe."""
 
@@ -78,15 +84,17 @@ class Built:
     Attributes:
         trainer: the loop.
         positives: what is trained on.
+        findings: what was odd about features and labels, for people.
         facts: for the model's card.
     """
 
     trainer: Trainer
     positives: Positives
+    findings: tuple[Finding, ...]
     facts: dict[str, Any]
 
 
-def build(config: TcaRecipe, store: FeatureStore, engine: Engine) -> Built:
+def build(config: TcaRecipe, store: OpenedFeatures, engine: Engine) -> Built:
     """Make the parts of the recipe.
 
     Raises:
@@ -95,9 +103,16 @@ def build(config: TcaRecipe, store: FeatureStore, engine: Engine) -> Built:
     set_threads(config.threads, engine)
     labels = config.read_labels()
     held_out = _held_out(config, store, labels)
-    positives = match_labels(store.video_ids, labels, frozenset(held_out))
+    positives = match_labels(
+        store.video_ids,
+        labels,
+        frozenset(held_out),
+        negatives=config.read_negatives(),
+        swap_pairs=config.swap_pairs,
+        max_missing_share=config.max_missing_share,
+    )
     model = build_model(config, store.dim).to(engine.device)
-    sampler = GlobalSampler(positives.num_items, config.batch_size, config.seed)
+    sampler = GlobalSampler(positives.num_items, config.batch_size, config.seed, drop_last=config.drop_last)
     builder = BatchBuilder(
         store,
         positives,
@@ -109,6 +124,8 @@ def build(config: TcaRecipe, store: FeatureStore, engine: Engine) -> Built:
         edits=edits_of_strength(strength_of_edits(config)),
         virtual_scenes=virtual_scenes(config, positives),
         negatives_per_anchor=config.negatives_per_anchor,
+        random_sampling=config.random_sampling,
+        num_workers=config.num_workers,
     )
     steps = config.steps or sampler.steps_of(config.epochs)
     task = ContrastTask(
@@ -123,16 +140,18 @@ def build(config: TcaRecipe, store: FeatureStore, engine: Engine) -> Built:
         Validator(store, held_out, engine) if held_out else None,
         steps=steps,
     )
-    identity = {"config": identity_of(config), "features": store_digest(store), "labels": positives.digest()}
+    identity = {"config": identity_of(config), "features": store.digest(), "labels": positives.digest()}
     trainer = Trainer(engine, task, config, steps, identity, sampler.epoch)
-    return Built(trainer, positives, _facts(config, store, positives, model, steps))
+    return Built(
+        trainer, positives, rejected(store) + positives.findings, _facts(config, store, positives, model, steps)
+    )
 
 
 def strength_of_edits(config: TcaRecipe) -> str:
     """The strength of feature edits that ``auto`` stands for."""
     if config.feature_edits != "auto":
         return config.feature_edits
-    return "light" if config.copies else "none" if config.labelled() else "medium"
+    return "light" if config.copies or config.pseudo_labels else "none" if config.labelled() else "medium"
 
 
 def virtual_scenes(config: TcaRecipe, positives: Positives) -> float:
@@ -151,14 +170,8 @@ def build_model(config: TcaRecipe, dim: int) -> nn.Module:
 
 def identity_of(config: LoopConfig) -> dict[str, Any]:
     """The fields on which the result depends; label files count by content, elsewhere."""
-    paths = {"pairs", "groups", "copies", "vcdb", "validate_groups"}
-    return {name: value for name, value in as_dict(config).items() if name not in FREE_FIELDS | paths}
-
-
-def store_digest(store: FeatureStore) -> str:
-    """sha256 (hex) of what a store's features are: dimension and the blocks' hashes."""
-    content = [store.dim, [block["sha256"] for block in store.info["blocks"]]]
-    return hashlib.sha256(json.dumps(content).encode()).hexdigest()
+    free = FREE_FIELDS | {*LABEL_FILES, "validate_groups", "negatives", "max_missing_share", "num_workers"}
+    return {name: value for name, value in as_dict(config).items() if name not in free}
 
 
 def set_threads(threads: int, engine: Engine) -> None:
@@ -168,7 +181,7 @@ def set_threads(threads: int, engine: Engine) -> None:
     torch.set_num_threads(threads or max(1, len(os.sched_getaffinity(0)) // ranks))
 
 
-def _held_out(config: TcaRecipe, store: FeatureStore, labels: Labels | None) -> dict[str, int]:
+def _held_out(config: TcaRecipe, store: OpenedFeatures, labels: Labels | None) -> dict[str, int]:
     """Group number by held-out video."""
     if config.validate_groups is not None:
         held = read_groups(config.validate_groups)
@@ -181,13 +194,13 @@ def _held_out(config: TcaRecipe, store: FeatureStore, labels: Labels | None) -> 
 
 
 def _facts(
-    config: TcaRecipe, store: FeatureStore, positives: Positives, model: nn.Module, steps: int
+    config: TcaRecipe, store: OpenedFeatures, positives: Positives, model: nn.Module, steps: int
 ) -> dict[str, Any]:
     encoder = store.info.get("encoder") or {}
     return {
         "recipe": config.recipe,
         "trained on": f"{len(positives.video_ids)} videos: {positives.summary}",
-        "features": store_digest(store),
+        "features": store.digest(),
         "frame encoder": encoder or "not recorded",
         "PCA": (store.info.get("pca") or {}).get("sha256", "none"),
         "loss": config.loss,
