@@ -155,12 +155,15 @@ class Trainer:
         stopped = self.finished or self.config.stop_after == self.done
         self._since = time.monotonic()
         batches = self.task.batches(range(self.done, self.steps))
-        while not stopped and self.done < self.steps:
-            asked = time.monotonic()
-            batch = next(batches)
-            self._waited = time.monotonic() - asked
-            note, stopped = self._step(batch)
-            progress.advance(note=note)
+        try:
+            while not stopped and self.done < self.steps:
+                asked = time.monotonic()
+                batch = next(batches)
+                self._waited = time.monotonic() - asked
+                note, stopped = self._step(batch)
+                progress.advance(note=note)
+        finally:
+            getattr(batches, "close", lambda: None)()
 
     def _progress(self) -> Progress:
         progress = Progress(self.steps, "steps", "training", enabled=self.engine.is_main)

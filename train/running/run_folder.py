@@ -223,9 +223,15 @@ class RunFolder:
         self.announced = True
 
     def write_failure(self, exit_code: int, reason: str) -> None:
-        """Say that the run failed, unless it never began and the outcome is that of an earlier run."""
+        """Say that the run failed, unless it never began and the outcome is that of an earlier run.
+
+        A disk too full for this is no failure of its own: the one it was called for goes on to the user.
+        """
         if self.announced or not (self.path / "outcome.json").exists():
-            self.write_outcome(exit_code, reason)
+            try:
+                self.write_outcome(exit_code, reason)
+            except ReelkinError as error:
+                log.warning("%s", error)
 
     def write_outcome(self, exit_code: int | None, reason: str, **facts: Any) -> None:
         """Say how the run stands; ``exit_code`` None while it is running."""
