@@ -1,4 +1,4 @@
-"""TCA and mean pooling against independent computations, and the edges: padding, empty videos, odd shapes."""
+"""TCA against independent computations, its options, and where its weights start."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from reelkin.core.errors import ReelkinError, UsageError
-from reelkin.train.models.aggregators import AGGREGATORS, build_aggregator
+from reelkin.core.errors import UsageError
+from reelkin.train.models.positions import sinusoidal_positions
 from reelkin.train.models.tca import TCA, TCAConfig
 
 LENGTHS = torch.tensor([7, 1, 4])
@@ -82,35 +82,6 @@ def test_equals_torchs_own_encoder_with_its_weights(training: bool) -> None:
     torch.testing.assert_close(model.encode(features, LENGTHS), expected, atol=1e-5, rtol=1e-5)
 
 
-@pytest.mark.parametrize("name", sorted(AGGREGATORS))
-def test_padding_has_no_influence_whatever_it_holds(name: str) -> None:
-    model = build_aggregator(name, {"dim": 16} | ({"num_heads": 4} if name == "tca" else {})).eval()
-    features = inputs()
-    longer = torch.cat([features, torch.full((3, 5, 16), math.nan)], dim=1)
-    longer[1, 1:] = 1e30
-    torch.testing.assert_close(model(longer, LENGTHS), model(features, LENGTHS), atol=1e-6, rtol=0)
-    frames = model.encode(longer, LENGTHS)
-    torch.testing.assert_close(frames[:, :7], model.encode(features, LENGTHS), atol=1e-6, rtol=0)
-    assert frames.shape == (3, 12, 16)
-    assert not frames[:, 7:].any() and not frames[1, 1:].any()
-
-
-@pytest.mark.parametrize("name", sorted(AGGREGATORS))
-def test_embeddings_and_frames_have_unit_length(name: str) -> None:
-    model = build_aggregator(name, {"dim": 16} | ({"num_heads": 4} if name == "tca" else {})).eval()
-    features = inputs() * 7
-    torch.testing.assert_close(model(features, LENGTHS).norm(dim=1), torch.ones(3))
-    lengths = model.encode(features, LENGTHS).norm(dim=2)
-    torch.testing.assert_close(lengths, (torch.arange(7) < LENGTHS[:, None]).float())
-
-
-@pytest.mark.parametrize("name", sorted(AGGREGATORS))
-def test_a_video_without_frames_is_an_error_that_names_the_row(name: str) -> None:
-    model = build_aggregator(name, {"dim": 16})
-    with pytest.raises(ReelkinError, match="video 1 of this batch has no frame"):
-        model(inputs(), torch.tensor([7, 0, 4]))
-
-
 def test_untrained_identity_is_the_mean_of_layer_normed_frames() -> None:
     model = small("identity", num_layers=3)
     features = inputs()
@@ -137,38 +108,62 @@ def test_identity_still_learns_through_both_branches() -> None:
     assert layer.self_attn.out_proj.weight.grad.abs().sum() > 0
 
 
-def test_dropout_of_a_video_depends_on_its_key_and_not_on_its_company() -> None:
-    model = small(dropout=0.5).train()
-    features, keys = inputs(), torch.tensor([11, 12, 13])
-    together = model(features, LENGTHS, keys)
-    torch.testing.assert_close(model(features[1:], LENGTHS[1:], keys[1:]), together[1:], atol=1e-6, rtol=0)
-    padded = F.pad(features, (0, 0, 0, 9))
-    torch.testing.assert_close(model(padded, LENGTHS, keys), together, atol=1e-6, rtol=0)
-    assert not torch.allclose(model(features, LENGTHS, keys + 1), together, atol=1e-3)
-    torch.manual_seed(0)
-    first = model(features, LENGTHS)
-    assert not torch.allclose(model(features, LENGTHS), first, atol=1e-3), "without keys, dropout is drawn anew"
-
-
-def test_no_dropout_in_eval_mode() -> None:
-    model = small(dropout=0.5)
-    assert torch.equal(model(inputs(), LENGTHS), model(inputs(), LENGTHS, torch.tensor([1, 2, 3])))
-
-
 def test_heads_that_do_not_divide_the_dimension_are_refused_with_the_fix() -> None:
     with pytest.raises(UsageError, match=r"20 dimensions cannot be shared by 8 heads: use --num-heads 10"):
         TCAConfig(dim=20)
 
 
-@pytest.mark.parametrize(
-    ("name", "fields", "message"),
-    [
-        ("transformer", {}, "choose one of mean, tca"),
-        ("tca", {"dim": 16, "depth": 2}, "has no field depth"),
-        ("tca", {"dim": 16, "dropout": 1.0}, "dropout is 1.0"),
-        ("tca", {"dim": 16, "num_layers": 0}, "num_layers is 0"),
-    ],
-)
-def test_wrong_aggregators_are_refused_by_name(name: str, fields: dict[str, object], message: str) -> None:
-    with pytest.raises(UsageError, match=message):
-        build_aggregator(name, fields)
+def test_positions_follow_the_formula_at_unit_length() -> None:
+    found = sinusoidal_positions(50, 8, dtype=torch.float64, device=torch.device("cpu"))
+    for frame in (0, 1, 49):
+        for pair in range(4):
+            angle = frame / 10_000 ** (2 * pair / 8)
+            assert found[frame, 2 * pair].item() == pytest.approx(math.sin(angle) / 2, abs=1e-12)
+            assert found[frame, 2 * pair + 1].item() == pytest.approx(math.cos(angle) / 2, abs=1e-12)
+    torch.testing.assert_close(found.norm(dim=1), torch.ones(50, dtype=torch.float64))
+    assert sinusoidal_positions(4, 5, dtype=torch.float32, device=torch.device("cpu")).shape == (4, 5)
+
+
+@pytest.mark.parametrize("positions", ["none", "sinusoidal"])
+def test_the_order_of_frames_counts_with_positions_only(positions: str) -> None:
+    model = small(positions=positions).double()
+    features = inputs()[:1].double()
+    forward, backward = (model(each, LENGTHS[:1]) for each in (features, features.flip(1)))
+    assert torch.allclose(forward, backward, atol=1e-10) == (positions == "none")
+
+
+def test_all_options_equal_torchs_own_layers() -> None:
+    model = small(num_layers=2, dropout=0.0, positions="sinusoidal", final_norm=True, projection=6)
+    reference = nn.TransformerEncoder(
+        nn.TransformerEncoderLayer(16, 4, 24, dropout=0.0, batch_first=True), 2, nn.LayerNorm(16),
+        enable_nested_tensor=False,
+    ).train()  # fmt: skip
+    with torch.no_grad():
+        model.position_scale.fill_(0.7)
+        model.encoder.norm.weight.copy_(torch.arange(16) / 8)
+    reference.load_state_dict(model.encoder.state_dict())
+    positions = 0.7 * sinusoidal_positions(7, 16, dtype=torch.float32, device=torch.device("cpu"))
+    hidden = torch.arange(7) >= LENGTHS[:, None]
+    frames = reference(inputs() + positions, src_key_padding_mask=hidden) @ model.projection.weight.T
+    for row, length in enumerate(LENGTHS.tolist()):
+        torch.testing.assert_close(
+            model(inputs(), LENGTHS)[row], F.normalize(frames[row, :length].mean(0), dim=0), atol=1e-5, rtol=1e-5
+        )
+        torch.testing.assert_close(
+            model.encode(inputs(), LENGTHS)[row, :length],
+            F.normalize(frames[row, :length], dim=1),
+            atol=1e-5,
+            rtol=1e-5,
+        )
+
+
+@pytest.mark.parametrize("projection", [10, 24])
+def test_identity_with_all_options_starts_from_mean_pooling_too(projection: int) -> None:
+    plain = small("identity")(inputs(), LENGTHS)
+    model = small("identity", positions="sinusoidal", final_norm=True, projection=projection)
+    found = model(inputs(), LENGTHS)
+    assert found.shape == (3, projection)
+    weight = model.projection.weight
+    torch.testing.assert_close(found, F.normalize(plain @ weight.T, dim=1), atol=1e-4, rtol=0)
+    if projection > 16:  # nothing is lost on the way to more dimensions
+        torch.testing.assert_close(found @ found.T, plain @ plain.T, atol=1e-4, rtol=0)

@@ -20,6 +20,9 @@ from torch import nn
 from ...core.config import super_init
 from ...core.errors import UsageError
 from .frames import masked_mean, unit_frames, valid_frames
+from .netvlad import NetVLAD, NetVLADConfig
+from .nextvlad import NeXtVLAD, NeXtVLADConfig
+from .recurrent import GRU, LSTM, RecurrentConfig
 from .tca import TCA, TCAConfig
 
 
@@ -31,24 +34,35 @@ class AggregatorSettings:
         UsageError: there is no such aggregator, or a field is set that the chosen one does not have.
     """
 
-    aggregator: Literal["tca", "mean"] = "tca"
-    """Which aggregator."""
-    num_layers: int = 1
-    """Transformer layers."""
+    aggregator: Literal["tca", "netvlad", "nextvlad", "lstm", "gru", "mean"] = "tca"
+    """What makes one embedding of a video's frames: tca (a transformer), or what its paper compares it with. mean has
+    nothing to train."""
+    num_layers: int | None = None
+    """Layers of tca, lstm and gru. Default: 1 of tca, 2 of the others."""
     num_heads: int = 8
-    """Attention heads; must divide the features' dimension."""
+    """Of tca: attention heads; must divide the features' dimension."""
     feedforward: int = 2048
-    """Width of the transformer's feed-forward branch."""
-    dropout: float = 0.1
-    """Dropout of the transformer; the same for a video whatever the number of ranks."""
+    """Of tca: width of the feed-forward branch."""
+    dropout: float | None = None
+    """Dropout, the same for a video whatever the number of ranks. Default: 0.1 of tca, 0.5 of netvlad and nextvlad, 0.2
+    between the layers of lstm and gru."""
     init: Literal["identity", "published"] = "identity"
-    """Starting weights: identity starts from mean pooling, published from random mixing, which needs much data."""
+    """Starting weights of tca: identity starts from mean pooling, published from random mixing, which needs much
+    data."""
     positions: Literal["none", "sinusoidal"] = "none"
     """Of tca: positions added to the frames, so that the order of frames counts."""
     final_norm: bool = False
     """Of tca: one more layer norm after the last layer."""
     projection: int = 0
     """Of tca: dimension of the embedding, by a projection; 0: that of the features."""
+    output_dim: int | None = None
+    """Of netvlad, nextvlad, lstm and gru: dimension of the embedding. Default: 1024."""
+    num_clusters: int | None = None
+    """Of netvlad and nextvlad. Default: 256 of netvlad, 64 of nextvlad."""
+    expansion: int | None = None
+    """Of nextvlad: how many times wider frames become before they are grouped. Default: 2."""
+    groups_of_channels: int | None = None
+    """Of nextvlad: groups of channels. Default: 8."""
 
     def __post_init__(self) -> None:
         super_init(AggregatorSettings, self)
@@ -111,6 +125,10 @@ class MeanPooling(nn.Module):
 
 AGGREGATORS: dict[str, tuple[type, type[nn.Module]]] = {
     TCA.name: (TCAConfig, TCA),
+    NetVLAD.name: (NetVLADConfig, NetVLAD),
+    NeXtVLAD.name: (NeXtVLADConfig, NeXtVLAD),
+    LSTM.name: (RecurrentConfig, LSTM),
+    GRU.name: (RecurrentConfig, GRU),
     MeanPooling.name: (MeanPoolingConfig, MeanPooling),
 }
 

@@ -44,3 +44,14 @@ def masked_mean(x: torch.Tensor, valid: torch.Tensor) -> torch.Tensor:
 def unit_frames(x: torch.Tensor, valid: torch.Tensor) -> torch.Tensor:
     """Rows of x [N, T, D] scaled to unit length; zeros where ``valid`` bool [N, T] is false."""
     return F.normalize(x, dim=-1).masked_fill(~valid.unsqueeze(-1), 0.0)
+
+
+def padded_frames(x: torch.Tensor, valid: torch.Tensor) -> torch.Tensor:
+    """The inverse of ``padded[valid]``: rows of x [F, ...] where ``valid`` bool [N, T] holds F times; zeros elsewhere.
+
+    Returns:
+        [N, T, ...].
+    """
+    padded = x.new_zeros(*valid.shape, *x.shape[1:])
+    padded[valid] = x
+    return padded

@@ -60,3 +60,16 @@ def keyed_dropout(x: torch.Tensor, probability: float, keys: torch.Tensor, place
     threshold = round(probability * (1 << 32)) - (1 << 31)
     keep = random_words(keys, place, x.shape) >= threshold
     return x * (keep.to(x.dtype) * (1.0 / (1.0 - probability)))
+
+
+def sample_keys(keys: torch.Tensor | None, x: torch.Tensor, probability: float) -> torch.Tensor:
+    """The dropout keys int64 [N] of the samples of x [N, ...].
+
+    Without ``keys`` they are drawn from torch's global generator; not if nothing will be dropped, so that a model in
+    eval mode leaves the generator alone.
+    """
+    if keys is not None:
+        return keys
+    if probability <= 0:
+        return torch.zeros(len(x), dtype=torch.int64, device=x.device)
+    return torch.randint(1 << 62, (len(x),), device=x.device)

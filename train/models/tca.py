@@ -17,8 +17,9 @@ import torch.nn.functional as F
 from torch import nn
 
 from ...core.errors import UsageError
+from .config_checks import check_counts, check_dropout
 from .frames import masked_mean, unit_frames, valid_frames
-from .keyed_dropout import keyed_dropout
+from .keyed_dropout import keyed_dropout, sample_keys
 from .positions import sinusoidal_positions
 
 PLACES_PER_LAYER = 4
@@ -52,11 +53,8 @@ class TCAConfig:
     """Dimension to which frames are mapped before they are averaged; 0 maps nothing."""
 
     def __post_init__(self) -> None:
-        for name in ("dim", "num_layers", "num_heads", "feedforward"):
-            if getattr(self, name) < 1:
-                raise UsageError(f"{name} is {getattr(self, name)}; it must be at least 1")
-        if not 0 <= self.dropout < 1:
-            raise UsageError(f"dropout is {self.dropout}; it must be at least 0 and below 1")
+        check_counts(self, "dim", "num_layers", "num_heads", "feedforward")
+        check_dropout(self.dropout)
         if self.init not in ("published", "identity"):
             raise UsageError(f"init is {self.init!r}; choose published or identity")
         if self.positions not in ("none", "sinusoidal"):
@@ -143,8 +141,7 @@ class TCA(nn.Module):
 
     def _context(self, x_NTD: torch.Tensor, valid_NT: torch.Tensor, keys: torch.Tensor | None) -> torch.Tensor:
         drop = self.config.dropout if self.training else 0.0
-        if keys is None:
-            keys = torch.randint(1 << 62, (len(x_NTD),), device=x_NTD.device) if drop else valid_NT.sum(1)
+        keys = sample_keys(keys, x_NTD, drop)
         x_NTD = x_NTD.masked_fill(~valid_NT.unsqueeze(-1), 0.0)  # not a number past the end must not spread
         if self.position_scale is not None:
             place_TD = sinusoidal_positions(*x_NTD.shape[1:], dtype=x_NTD.dtype, device=x_NTD.device)
