@@ -11,10 +11,11 @@ from ..core.config import as_dict
 from ..core.engine import Engine, start
 from ..core.errors import ExitCode, UsageError
 from ..core.logs import setup_logging
-from ..extract.store import FeatureStore
 from .checkpoint import save_model
-from .recipes import tca
+from .data.sources import open_features
+from .recipes import tca, tca_published
 from .recipes.tca import TcaRecipe
+from .recipes.tca_published import TcaPublished
 from .running.loop import Outcome
 from .running.run_folder import RunFolder, versions
 
@@ -23,22 +24,37 @@ log = logging.getLogger("reelkin.train")
 
 @dataclass(frozen=True)
 class Recipe:
-    """A recipe's configuration class and the function that builds its parts."""
+    """What can be asked for with ``--recipe``.
+
+    Attributes:
+        config: its configuration class; with ``output``, ``backend`` and ``deadline``.
+        build: makes its parts.
+        example: a command line that runs.
+        resolve: its configuration in the words of recipe ``tca``, once the ranks are known.
+    """
 
     config: type
     build: Callable[..., tca.Built]
+    example: str
+    resolve: Callable[[Any, Engine], TcaRecipe] = lambda config, engine: config
 
 
-RECIPES: dict[str, Recipe] = {"tca": Recipe(TcaRecipe, tca.build)}
+RECIPES: dict[str, Recipe] = {
+    "tca": Recipe(TcaRecipe, tca.build, tca.EXAMPLE),
+    "tca-published": Recipe(TcaPublished, tca.build, tca_published.EXAMPLE, TcaPublished.resolve),
+}
+PUBLISHED_FLAGS = ("--annotation_path", "--annotation-path", "-ap")
+"""Of the published command line, which has no ``--recipe``; its recipe is known by this flag."""
 
 
 def recipe_named(arguments: list[str]) -> Recipe:
-    """The recipe that ``--recipe`` names among the flags; tca without one.
+    """The recipe that ``--recipe`` names among the flags; without one, tca, or the published command's if it is one.
 
     Raises:
         UsageError: there is no such recipe.
     """
-    name = "tca"
+    flags = [word.partition("=")[0] for word in arguments]
+    name = "tca-published" if set(flags) & set(PUBLISHED_FLAGS) else "tca"
     for position, word in enumerate(arguments):
         if word == "--recipe" and position + 1 < len(arguments):
             name = arguments[position + 1]
@@ -49,8 +65,8 @@ def recipe_named(arguments: list[str]) -> Recipe:
     return RECIPES[name]
 
 
-def run(recipe: Recipe, config: TcaRecipe) -> int:
-    """Train, under whatever launcher started this process; returns the exit code.
+def run(recipe: Recipe, config: Any) -> int:
+    """Train by the recipe's configuration, under whatever launcher started this process; returns the exit code.
 
     However the run ends, short of being killed, outcome.json in the run folder says how; a start that fails leaves the
     outcome of an earlier run there as it is.
@@ -59,7 +75,7 @@ def run(recipe: Recipe, config: TcaRecipe) -> int:
     with start(config.backend, config.deadline) as engine:
         setup_logging(engine.rank)
         try:
-            outcome = _run(recipe, config, engine, folder)
+            outcome = _run(recipe, recipe.resolve(config, engine), engine, folder)
         except Exception as error:
             if engine.is_main:
                 code = ExitCode.USAGE if isinstance(error, UsageError) else ExitCode.FAILED
@@ -69,20 +85,26 @@ def run(recipe: Recipe, config: TcaRecipe) -> int:
 
 
 def _run(recipe: Recipe, config: TcaRecipe, engine: Engine, folder: RunFolder) -> Outcome:
-    store = FeatureStore.open(config.features)
+    store = open_features(config.features, config.pca_components)
     built = recipe.build(config, store, engine)
     trainer = built.trainer
     ranks = {"ranks": engine.size, "backend": engine.backend}
     if engine.is_main:
         described = {"config": as_dict(config), "steps": trainer.steps, "versions": versions(), **ranks}
+        for finding in built.findings:
+            log.warning("%s", finding)
         log.info("%s", built.positives.summary)
         log.info("%d steps of %d anchors, %d ranks (%s)", trainer.steps, config.batch_size, engine.size, engine.backend)
         trainer.before_first_step = lambda: folder.announce({**described, "identity": trainer.identity})
+    trainer.save_best = lambda model, facts: save_model(model, folder.best, {**built.facts, **facts})
     outcome = trainer.train()
-    if engine.is_main:
+
+    def conclude() -> None:
         if outcome.exit_code == ExitCode.OK:
             save_model(trainer.task.model, folder.model, {**built.facts, "weights": outcome.weights_sha256})
         facts: dict[str, Any] = {"steps": outcome.steps, "weights_sha256": outcome.weights_sha256, **ranks}
         folder.write_outcome(int(outcome.exit_code), outcome.reason, **facts)
         log.info("%s after %d steps: %s", outcome.reason, outcome.steps, folder.path)
+
+    engine.on_main(conclude, "the outcome")
     return outcome

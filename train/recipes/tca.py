@@ -68,6 +68,8 @@ class TcaRecipe(
 
     features: Path
     """Feature store made by extract/run.py, or an HDF5 file with a dataset [frames, dimensions] per video id."""
+    pca_components: int | None = None
+    """Dimension that the features must have; others are refused. Default: any."""
     recipe: Literal["tca", "tca-published"] = "tca"
     """Which recipe."""
 
