@@ -59,7 +59,7 @@ class Hdf5Reader:
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._h5py = _h5py()
+        _h5py()  # its absence shows at once
         self._links: set[str] = set()
         with _reading(path), self.open() as file:
             self.names = sorted(self._walk(file))
@@ -76,19 +76,19 @@ class Hdf5Reader:
 
     def open(self) -> Any:
         """The file, opened for reading; the caller closes it."""
-        return self._h5py.File(self._path, "r", locking=False)
+        return _h5py().File(self._path, "r", locking=False)
 
     def _walk(self, group: Any, prefix: str = "", inside: tuple[int, ...] = ()) -> Iterator[str]:
         """Names of everything that is no group. A group within itself is not entered."""
-        address = self._h5py.h5o.get_info(group.id).addr
+        address = _h5py().h5o.get_info(group.id).addr
         if address in inside or len(inside) >= DEEPEST:
             return
         for name in group:
             full = f"{prefix}{name}"
             encoded = name.encode("utf-8", errors="surrogateescape")
-            if group.id.links.get_info(encoded).type != self._h5py.h5l.TYPE_HARD:
+            if group.id.links.get_info(encoded).type != _h5py().h5l.TYPE_HARD:
                 self._links.add(full)
-            elif self._h5py.h5o.get_info(group.id, encoded).type == self._h5py.h5o.TYPE_GROUP:
+            elif _h5py().h5o.get_info(group.id, encoded).type == _h5py().h5o.TYPE_GROUP:
                 yield from self._walk(group[name], f"{full}/", (*inside, address))
                 continue
             yield full
@@ -116,7 +116,7 @@ class Hdf5Reader:
         if name in self._links:
             raise DataError(Reason.FORBIDDEN_FORMAT, "a link; only datasets in the file itself are read")
         data = file[name]
-        if not isinstance(data, self._h5py.Dataset) or data.shape is None:
+        if not isinstance(data, _h5py().Dataset) or data.shape is None:
             raise DataError(Reason.BAD_FRAMES, "no dataset with values")
         if data.is_virtual or data.external:
             raise DataError(Reason.FORBIDDEN_FORMAT, "its values lie in other files; only this file is read")

@@ -83,7 +83,7 @@ class Hdf5Features:
                 raise DataError(
                     Reason.BAD_FRAMES, f"shape {list(data.shape)}: regions; import them with extract/import_features.py"
                 )
-            offset = data.id.get_offset() if data.chunks is None else None
+            offset = _offset(data)
         except DataError as error:
             self._problems.append((video_id, error))
         except (OSError, RuntimeError, KeyError, ValueError, TypeError) as error:
@@ -167,3 +167,13 @@ class Hdf5Features:
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
         self._lock = threading.Lock()
+
+
+def _offset(data: Any) -> int | None:
+    """Where in the file a dataset's values lie one after another, as in memory; None where they do not."""
+    import h5py
+
+    plain = data.id.get_create_plist().get_layout() == h5py.h5d.CONTIGUOUS
+    # Of values that were never written the offset says nothing.
+    written = data.id.get_storage_size() == data.size * data.dtype.itemsize
+    return data.id.get_offset() if plain and written else None
