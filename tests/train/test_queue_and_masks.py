@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
+from reelkin.core.engine.batch_norm import SynchronisedBatchNorm
 from reelkin.core.errors import UsageError
 from reelkin.train.objective.masks import NO_VIDEO, same_component, valid_negatives
 from reelkin.train.objective.memory_queue import MemoryQueue
@@ -116,7 +117,7 @@ def test_momentum_zero_is_the_model_itself_without_gradient() -> None:
 
 
 def test_the_key_encoder_follows_by_its_momentum() -> None:
-    model = nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2))
+    model = nn.Sequential(nn.Linear(2, 2), SynchronisedBatchNorm(2))
     keys = KeyEncoder(model, 0.9)
     before = model[0].weight.detach().clone()
     with torch.no_grad():
@@ -125,10 +126,24 @@ def test_the_key_encoder_follows_by_its_momentum() -> None:
     torch.testing.assert_close(keys.module[0].weight, before)  # type: ignore[index]
     keys.update()
     torch.testing.assert_close(keys.module[0].weight, before + 0.1)  # type: ignore[index]
-    torch.testing.assert_close(keys.module[1].running_mean, model[1].running_mean)  # type: ignore[index]
+    torch.testing.assert_close(keys.module[1].running_mean, torch.full((2,), 0.5))  # type: ignore[index]
     restored = KeyEncoder(model, 0.9)
     restored.load_state_dict(keys.state_dict())
     torch.testing.assert_close(restored.module[0].weight, before + 0.1)  # type: ignore[index]
+
+
+@pytest.mark.parametrize("momentum", [0.0, 0.9])
+def test_keys_are_normalised_by_running_statistics_and_leave_them_alone(momentum: float) -> None:
+    model = nn.Sequential(SynchronisedBatchNorm(2), nn.Dropout(0.5)).train()
+    keys = KeyEncoder(model, momentum)
+    norm = keys.module[0]  # type: ignore[index]
+    norm.running_mean.fill_(3.0)
+    norm.running_var.fill_(4.0)
+    torch.manual_seed(0)
+    found = torch.cat([keys(torch.full((1, 2), 7.0)) for _ in range(50)])
+    assert {round(each, 3) for each in found.flatten().tolist()} == {0.0, 4.0}, "dropout doubles or drops (7 - 3) / 2"
+    assert norm.running_mean.tolist() == [3.0, 3.0] and int(norm.num_batches_tracked) == 0
+    assert model[0].training and model[1].training
 
 
 @pytest.mark.parametrize("momentum", [-0.1, 1.0])

@@ -226,8 +226,8 @@ class ContrastTask:
         return torch.autocast(self.engine.device.type, dtype=torch.bfloat16)
 
     def _keys(self, views: Views) -> torch.Tensor:
-        """Keys [M, D] of all views, a bounded number of frames at a time."""
-        if self._whole or not len(views):
+        """Keys [M, D] of all views, a bounded number of frames at a time; no key depends on the others."""
+        if not len(views):
             return self._embed(self.key_encoder, views, slice(None))
         chunks = chunks_by_length(views.lengths, self.settings.frames_at_once)
         keys = torch.cat([self._embed(self.key_encoder, views, rows) for rows in chunks])

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from ...core.engine.batch_norm import running_statistics
 from ...core.errors import UsageError
 
 
@@ -41,17 +42,21 @@ class KeyEncoder:
     def __call__(self, *arguments: torch.Tensor) -> torch.Tensor:
         """Keys, without gradient. As published, dropout acts on keys too while training."""
         self.module.train(self._model.training)
-        return self.module(*arguments)
+        with running_statistics(self.module):
+            return self.module(*arguments)
 
     @torch.no_grad()
     def update(self) -> None:
-        """Follow the model's parameters by one step; buffers are copied."""
+        """Follow the model's parameters and statistics by one step; counters are copied."""
         if self._copy is None:
             return
         for own, theirs in zip(self._copy.parameters(), self._model.parameters(), strict=True):
             own.lerp_(theirs, 1 - self.momentum)
         for own_buffer, their_buffer in zip(self._copy.buffers(), self._model.buffers(), strict=True):
-            own_buffer.copy_(their_buffer)
+            if own_buffer.is_floating_point():
+                own_buffer.lerp_(their_buffer, 1 - self.momentum)
+            else:
+                own_buffer.copy_(their_buffer)
 
     def state_dict(self) -> dict[str, Any]:
         """The copy's weights; empty when there is no copy."""

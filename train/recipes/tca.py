@@ -28,6 +28,7 @@ from torch import nn
 
 from ...core.config import as_dict
 from ...core.engine import Engine
+from ...core.engine.batch_norm import synchronise_batch_norm
 from ...core.errors import UsageError
 from ...core.seeds import seed_of
 from ..checkpoint import num_parameters
@@ -114,6 +115,7 @@ def build(config: TcaRecipe, store: OpenedFeatures, engine: Engine) -> Built:
         max_missing_share=config.max_missing_share,
     )
     model = build_model(config, store.dim).to(engine.device)
+    synchronise_batch_norm(model, engine)
     sampler = GlobalSampler(positives.num_items, config.batch_size, config.seed, drop_last=config.drop_last)
     builder = BatchBuilder(
         store,
