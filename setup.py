@@ -75,7 +75,11 @@ setup(
     license_files=["LICENSE"],
     package_dir={"reelkin": "."},
     packages=["reelkin", *(f"reelkin.{name}" for name in packages)],
-    package_data={"reelkin.launch": ["*.cmake"], "reelkin.evaluate": ["*.j2"]},
+    package_data={
+        "reelkin.launch": ["*.cmake"],
+        "reelkin.evaluate": ["*.j2"],
+        "reelkin.evaluate.published": ["files/*"],
+    },
     python_requires=">=3.11,<3.14",
     install_requires=RUNTIME,
     extras_require=EXTRAS,
