@@ -19,11 +19,11 @@ def outcome(folder: Path) -> dict:
 
 def test_a_failed_start_leaves_the_outcome_of_a_finished_run(tmp_path: Path) -> None:
     config = TcaRecipe(features=tmp_path / "nowhere", output=tmp_path / "run", backend="single")
-    with pytest.raises(ReelkinError, match="no finished feature store"):
+    with pytest.raises(ReelkinError, match="do not exist"):
         run(RECIPES["tca"], config)
     assert outcome(tmp_path / "run")["exit_code"] == 1  # there was none before
     RunFolder(tmp_path / "run").write_outcome(0, "complete", steps=7)
-    with pytest.raises(ReelkinError, match="no finished feature store"):
+    with pytest.raises(ReelkinError, match="do not exist"):
         run(RECIPES["tca"], config)
     assert outcome(tmp_path / "run") == {"exit_code": 0, "reason": "complete", "steps": 7}
 
