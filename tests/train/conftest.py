@@ -18,6 +18,7 @@ import torch
 from numpy.typing import NDArray
 
 from reelkin.extract.store import write_store
+from reelkin.launch.run_ranks import read_state
 
 ROOT = Path(__file__).resolve().parents[2]
 BIN = Path(sys.executable).parent
@@ -102,7 +103,7 @@ Launch = Callable[..., Finished]
 
 @pytest.fixture(scope="session")
 def launch() -> Launch:
-    """Run a script: ``launch("horovod" | "torch" | "single", script, *arguments)``; 2 ranks unless single."""
+    """Run a script: ``launch("horovod" | "mpi" | "torch" | "single", script, *arguments)``; 2 ranks unless single."""
 
     def run(backend: str, script: Path, *arguments: str | Path, timeout: float = 150, ranks: int = 2) -> Finished:
         words = command_for(backend, ranks) + [str(word) for word in (script, *arguments)]
@@ -128,6 +129,11 @@ def command_for(backend: str, ranks: int) -> list[str]:
                 pytest.fail("horovod is not installed, and REELKIN_REQUIRE_HOROVOD=1 says that it must be")
             pytest.skip("horovod is not installed; REELKIN_REQUIRE_HOROVOD=1 makes this a failure")
         return [str(BIN / "horovodrun"), "-np", str(ranks), "--gloo", sys.executable]
+    if backend == "mpi":
+        words = [str(BIN / "horovodrun"), "-np", str(ranks), "-H", f"localhost:{ranks}", "--mpi", sys.executable]
+        if shutil.which("mpirun") is None or not read_state().get("mpi"):
+            pytest.skip("Horovod was not built with MPI here, as `make doctor` says")
+        return words
     if backend == "torch":
         return [str(BIN / "torchrun"), "--standalone", "--nproc-per-node", str(ranks)]
     return [sys.executable]
