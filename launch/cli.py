@@ -24,6 +24,7 @@ VERBS: dict[str, tuple[str, str]] = {
     "remove-features": ("reelkin.extract.remove", "takes videos out of a feature store"),
     "verify-features": ("reelkin.extract.verify", "feature store -> everything in it that is not as it was written"),
     "compare-decoders": ("reelkin.extract.compare_decoders", "which decoder takes your videos, and whether they agree"),
+    "pseudo-labels": ("reelkin.train.pseudo_labels", "features -> groups of similar videos, to train with"),
     "train": ("reelkin.train.run", "features -> trained model"),
     "search": ("reelkin.search.run", "model + features -> index; query -> matches"),
     "evaluate": ("reelkin.evaluate.run", "index + ground truth -> scores and report.html"),

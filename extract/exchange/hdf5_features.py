@@ -8,6 +8,7 @@ and processes; others through the HDF5 library, which lets one thread in at a ti
 from __future__ import annotations
 
 import hashlib
+import math
 import os
 import threading
 from collections import Counter
@@ -77,19 +78,20 @@ class Hdf5Features:
                 raise DataError(Reason.BAD_ID, reason)
             if video_id in self._names:
                 raise DataError(Reason.DUPLICATE_ID, f"{name!r} and {self._names[video_id]!r} are both this video")
-            if problem := refuse_array(data.shape, data.dtype):
+            shape, dtype = data.shape, data.dtype
+            if problem := refuse_array(shape, dtype):
                 raise problem
-            if len(data.shape) > 2:
+            if len(shape) > 2:
                 raise DataError(
-                    Reason.BAD_FRAMES, f"shape {list(data.shape)}: regions; import them with extract/import_features.py"
+                    Reason.BAD_FRAMES, f"shape {list(shape)}: regions; import them with extract/import_features.py"
                 )
-            offset = _offset(data)
+            offset = _offset(data, math.prod(shape) * dtype.itemsize)
         except DataError as error:
             self._problems.append((video_id, error))
         except (OSError, RuntimeError, KeyError, ValueError, TypeError) as error:
             self._problems.append((video_id, DataError(Reason.DAMAGED, f"HDF5 cannot read it: {error}")))
         else:
-            self._names[video_id], self._shapes[video_id], self._types[video_id] = name, data.shape, data.dtype
+            self._names[video_id], self._shapes[video_id], self._types[video_id] = name, shape, dtype
             if offset is not None:
                 self._offsets[video_id] = offset
 
@@ -169,11 +171,11 @@ class Hdf5Features:
         self._lock = threading.Lock()
 
 
-def _offset(data: Any) -> int | None:
+def _offset(data: Any, num_bytes: int) -> int | None:
     """Where in the file a dataset's values lie one after another, as in memory; None where they do not."""
     import h5py
 
     plain = data.id.get_create_plist().get_layout() == h5py.h5d.CONTIGUOUS
     # Of values that were never written the offset says nothing.
-    written = data.id.get_storage_size() == data.size * data.dtype.itemsize
+    written = data.id.get_storage_size() == num_bytes
     return data.id.get_offset() if plain and written else None
