@@ -8,8 +8,9 @@ Half of what the videos show is held out, chosen by the seed. Copies (the three 
 made of each half by itself, and the PCA is fitted on the training half, so that nothing that is trained has seen the
 held-out half. Every stage is the command that users run; what is there already is used again, so a stopped run goes on.
 
-The folder holds copies.csv (rows of edits.csv of both halves), groups.csv, training-copies.csv and
-held-out-groups.txt; its subfolder ``random`` or ``learnt``, by the encoder, the feature store.
+The folder holds copies.csv (rows of edits.csv of both halves), training-copies.csv, groups.csv, held-out-groups.txt and
+held-out-groups.csv (every held-out video and copy, with its group); its subfolder ``random`` or ``learnt``, by the
+encoder, the feature store.
 """
 
 from __future__ import annotations
@@ -70,6 +71,10 @@ def edit(options: argparse.Namespace) -> None:
         rows[half] = read_rows(folder / "edits.csv")
     for name, chosen in (("copies", rows["training"] + rows["held-out"]), ("training-copies", rows["training"])):
         write_csv(options.output / f"{name}.csv", list(chosen[0]), [list(row.values()) for row in chosen])
+    group_of = {row["video_id"]: row["group"] for row in read_rows(options.output / "groups.csv")}
+    held = [(row["video_id"], group_of[row["video_id"]]) for row in read_rows(options.output / "held-out.csv")]
+    held += [(row["copy_id"], group_of[row["source_id"]]) for row in rows["held-out"]]
+    write_csv(options.output / "held-out-groups.csv", ["video_id", "group"], dict.fromkeys(held))
     trained = {row["video_id"] for row in read_rows(options.output / "training.csv")}
     trained |= {row["copy_id"] for row in rows["training"]}
     publish_text(options.output / "training-ids.txt", "\n".join(sorted(trained)) + "\n")
