@@ -8,9 +8,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from reelkin.core.errors import ReelkinError
+from reelkin.core.errors import ReelkinError, UsageError
 from reelkin.core.seeds import generator
-from reelkin.train.data.labels import Labels, copies_in_groups, read_copies, read_groups, read_pairs, read_vcdb
+from reelkin.train.data.findings import Finding
+from reelkin.train.data.labels import (
+    Labels,
+    LabelSettings,
+    copies_in_groups,
+    read_copies,
+    read_groups,
+    read_pairs,
+    read_vcdb,
+)
 from reelkin.train.data.positives import NO_GROUP, Positives, match_labels
 from reelkin.train.objective.masks import NO_VIDEO
 
@@ -159,20 +168,124 @@ def test_a_byte_order_mark_does_not_hide_the_first_column(tmp_path: Path) -> Non
     assert read_pairs(path).pairs == [("a", "b")]
 
 
-def test_vcdb_pickle_gives_pairs_and_background(tmp_path: Path) -> None:
-    content = {
-        "video_pairs": [{"videos": ["a", "b"], "overlap": [0.5, 0.5]}],
-        "index": ["a", "b"],
-        "negs": ["n", "n", "m"],
+def said(findings: tuple[Finding, ...]) -> dict[str, tuple[str, ...]]:
+    assert len({finding.what for finding in findings}) == len(findings), "a kind is said once"
+    return {finding.what: finding.names for finding in findings}
+
+
+def test_pairs_that_cannot_be_meant_are_left_out_counted_and_named(tmp_path: Path) -> None:
+    rows = [("a", "b"), ("b", "a"), ("c", "c"), ("ND", "a"), ("b", "DS"), ("a", "b"), ("d", "d"), ("a", "c")]
+    labels = read_pairs(write_csv(tmp_path / "pairs.csv", ("query", "video"), *rows))
+    assert labels.pairs == [("a", "b"), ("a", "c")]
+    assert said(labels.findings) == {
+        "pairs given again, or the other way round, counted once": ("b, a", "a, b"),
+        "pairs of a video with itself, left out": ("c", "d"),
+        "names of labels in the place of ids, left out": ("ND, a", "b, DS"),
     }
-    path = tmp_path / "vcdb.pickle"
-    path.write_bytes(pickle.dumps(content))
+    groups = group_sets(match_labels(["a", "b", "c", "x"], labels))
+    assert groups["a"] == groups["b"] == groups["c"] != groups["x"]
+
+
+def test_label_names_never_join_two_events(tmp_path: Path) -> None:
+    rows = [("a", "b"), ("a", "ND"), ("c", "d"), ("c", "ND")]
+    found = group_sets(match_labels(list("abcd"), read_pairs(write_csv(tmp_path / "p.csv", ("query", "video"), *rows))))
+    assert found["a"] != found["c"]
+
+
+def test_a_finding_names_ten_and_counts_all() -> None:
+    text = str(Finding("odd", tuple(f"v{number}" for number in range(25))))
+    assert text.startswith("odd: 25 ('v0', ") and text.endswith("'v9' ...)") and "v10" not in text
+
+
+def test_videos_listed_twice_in_a_group_and_label_names_are_counted(tmp_path: Path) -> None:
+    rows = [("a", "A"), ("a", "A"), ("b", "A"), ("DA", "A")]
+    labels = read_groups(write_csv(tmp_path / "g.csv", ("video_id", "group"), *rows))
+    assert labels.groups == {"a": "A", "b": "A"}
+    assert said(labels.findings) == {
+        "videos listed more than once, counted once": ("a",),
+        "names of labels in the place of ids, left out": ("DA",),
+    }
+
+
+def test_copies_of_copies_of_themselves_and_of_several_sources(tmp_path: Path) -> None:
+    rows = [("c2", "c1"), ("c1", "s"), ("d", "d"), ("e", "s"), ("e", "t"), ("f", "t"), ("x", "y"), ("y", "x")]
+    labels = read_copies(write_csv(tmp_path / "edits.csv", ("copy_id", "source_id"), *rows))
+    assert labels.groups == {"c2": "s", "c1": "s", "s": "s", "e": "s", "t": "t", "f": "t", "x": "x", "y": "x"}
+    assert labels.overlaps == [("e", "t")]
+    assert said(labels.findings) == {
+        "copies of themselves, left out": ("d",),
+        "copies of several sources, a positive of the first only and a negative of none": ("e",),
+    }
+    groups = group_sets(match_labels([*labels.groups, "d"], labels))
+    assert groups["e"] == groups["s"] | groups["t"] and not groups["s"] & groups["t"]
+
+
+def vcdb(path: Path, **content: object) -> Path:
+    pair = {"videos": ["a", "b"], "overlap": [0.5, 0.5]}
+    path.write_bytes(pickle.dumps({"video_pairs": [pair], "index": ["a", "b"], "negs": []} | content))
+    return path
+
+
+def test_vcdb_pickle_gives_pairs_and_background(tmp_path: Path) -> None:
+    path = vcdb(tmp_path / "vcdb.pickle", index=["a", "b", "n", "m"], negs=["n", "m"])
     labels = read_vcdb(path)
-    assert labels.pairs == [("a", "b")] and labels.negatives == ["n", "m"]
+    assert labels.pairs == [("a", "b")] and labels.negatives == ["n", "m"] and labels.findings == ()
     positives = match_labels(["a", "b", "m", "other"], labels)
     assert [positives.video_ids[video] for video in positives.negatives] == ["m"]
-    path.write_bytes(pickle.dumps({"video_pairs": [("a", "b")]}))
-    with pytest.raises(ReelkinError, match="is not the VCDB training annotation"):
+    assert said(positives.findings) == {"negatives without features, left out": ("n",)}
+
+
+def test_every_fault_of_a_vcdb_annotation_is_counted_and_named(tmp_path: Path) -> None:
+    pairs: list[object] = [
+        {"videos": ["a", "b"], "overlap": [27.2, 0.5]},
+        {"videos": ["b", "a"], "overlap": [0.1, float("nan")]},
+        {"videos": ["c", "c"]},
+        {"videos": ["a", "DS"], "overlap": None},
+        {"videos": ["a"]},
+        {"videos": ["a", 7]},
+        {"videos": ["a", ""]},
+        "a b",
+        {"videos": ("d", "e"), "overlap": (-1, "x")},
+    ]
+    negatives: list[object] = ["n", "n", "a", "IS", 3, "m"]
+    labels = read_vcdb(vcdb(tmp_path / "v.pickle", video_pairs=pairs, index=["a", "b", "d", "n", "n"], negs=negatives))
+    assert labels.pairs == [("a", "b"), ("d", "e")] and labels.negatives == ["n", "m"]
+    assert said(labels.findings) == {
+        "overlaps that are no share from 0 to 1, not used": ("a, b: 27.2", "b, a: nan", "d, e: -1", "d, e: x"),
+        "pairs given again, or the other way round, counted once": ("b, a",),
+        "pairs of a video with itself, left out": ("c",),
+        "names of labels in the place of ids, left out": ("a, DS", "IS"),
+        "entries that are no pair of ids, left out": (
+            "{'videos': ['a']}", "{'videos': ['a', 7]}", "{'videos': ['a', '']}", "'a b'",
+        ),
+        "background videos listed more than once, counted once": ("n",),
+        "background videos that are no ids, left out": ("3",),
+        "videos both in a pair and in the background, no negatives any more": ("a",),
+        "videos of the index listed more than once, counted once": ("n",),
+        "ids that the annotation's own index does not list, kept": ("e", "m"),
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ([1, 2], "is not the VCDB training annotation"),
+        ({"video_pairs": [("a", "b")]}, "is not the VCDB training annotation.*it holds"),
+        ({"video_pairs": 3, "negs": []}, "is not the VCDB training annotation"),
+        ({"video_pairs": [("a", "b")], "negs": []}, "none of its 1 pairs can be used"),
+    ],
+)
+def test_other_pickles_are_no_vcdb_annotation(tmp_path: Path, content: object, message: str) -> None:
+    path = tmp_path / "vcdb.pickle"
+    path.write_bytes(pickle.dumps(content))
+    with pytest.raises(ReelkinError, match=message):
+        read_vcdb(path)
+
+
+def test_a_pickle_that_asks_for_more_than_sets_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "vcdb.pickle"
+    path.write_bytes(pickle.dumps({"video_pairs": [], "negs": [Path("x")]}))
+    with pytest.raises(ReelkinError, match="was refused as an annotation"):
         read_vcdb(path)
 
 
@@ -180,10 +293,83 @@ def test_vcdb_pickle_gives_pairs_and_background(tmp_path: Path) -> None:
 def test_published_vcdb_has_its_known_counts() -> None:
     labels = read_vcdb(SHARED)
     assert len(labels.pairs) == 5612 and len(labels.negatives) == 99176
+    assert {what: len(names) for what, names in said(labels.findings).items()} == {
+        "overlaps that are no share from 0 to 1, not used": 34,
+        "background videos listed more than once, counted once": 4,
+        "videos of the index listed more than once, counted once": 4,
+    }
     core = sorted({video_id for pair in labels.pairs for video_id in pair})
     positives = match_labels(core, labels)
     assert len(core) == 528 and positives.num_items == 5612
     assert len(np.unique(positives.groups)) == 29
+    whole = match_labels([*core, *labels.negatives], labels)
+    assert len(np.unique(whole.groups)) == 29 + 99176 and len(whole.negatives) == 99176
+
+
+@pytest.mark.skipif(not SHARED.exists(), reason="the published annotation is not beside the project")
+def test_published_vcdb_without_its_background_and_some_videos_trains_on_what_is_there() -> None:
+    labels = read_vcdb(SHARED)
+    core = sorted({video_id for pair in labels.pairs for video_id in pair})
+    positives = match_labels(core[:448], labels, max_missing_share=0.2)  # 80 were missing to a user of the original
+    found = {what: len(names) for what, names in said(positives.findings).items()}
+    assert found["labelled videos without features, left out"] == 80
+    assert found["negatives without features, left out"] == 99176
+    assert found["no background video is stored; negatives are drawn from all videos"] == 1
+    assert len(positives.negatives) == 448 and 0 < positives.num_items < 5612
+    with pytest.raises(ReelkinError, match=r"^178 of the 528 videos .*more than the share 0\.2\..*-share 0\.34$"):
+        match_labels(core[:350], labels, max_missing_share=0.2)
+
+
+def test_missing_features_beyond_the_share_are_refused_with_the_flag_that_allows_them(tmp_path: Path) -> None:
+    rows = [("a", "b"), ("c", "d"), ("e", "f")]
+    labels = read_pairs(write_csv(tmp_path / "pairs.csv", ("query", "video"), *rows))
+    assert match_labels(list("abcde"), labels, max_missing_share=0.2).num_items == 2
+    with pytest.raises(ReelkinError, match=r"2 of the 6 .* have no features \('e', 'f'\).*--max-missing-share 0\.34"):
+        match_labels(list("abcd"), labels, max_missing_share=0.2)
+    assert match_labels(list("abcd"), labels, max_missing_share=0.34).num_items == 2
+    with pytest.raises(UsageError, match="--max-missing-share is 1.5"):
+        LabelSettings(max_missing_share=1.5)
+
+
+def test_without_swapping_the_anchor_is_the_first_of_its_pair(tmp_path: Path) -> None:
+    labels = read_pairs(write_csv(tmp_path / "p.csv", ("query", "video"), ("b", "a"), ("b", "c")))
+    one, both = (match_labels(list("abc"), labels, swap_pairs=swap) for swap in (False, True))
+    assert drawn(one) == {("b", "a"), ("b", "c")}
+    assert drawn(both) == {("b", "a"), ("b", "c"), ("a", "b"), ("c", "b")}
+    assert one.digest() != both.digest()
+
+
+def test_negatives_come_from_the_list_that_is_given(tmp_path: Path) -> None:
+    path = tmp_path / "negatives.txt"
+    path.write_text("x\n\ny\nx\ngone\na\n")
+    settings = LabelSettings(vcdb=vcdb(tmp_path / "v.pickle", negs=["b2"]), negatives=path)
+    found = match_labels(list("abxyz"), settings.read_labels(), negatives=settings.read_negatives())
+    assert [found.video_ids[video] for video in found.negatives] == ["x", "y", "a"]
+    assert said(found.findings) == {
+        "ids that the annotation's own index does not list, kept": ("b2",),
+        "negatives listed more than once, counted once": ("x",),
+        "negatives without features, left out": ("gone",),
+    }
+    rng = generator("test")
+    anchor = found.video_ids.index("b")
+    names = {found.video_ids[video] for _ in range(50) for video in found.draw_negatives(anchor, 2, rng)}
+    assert names == {"x", "y"}, "a is the anchor's positive"
+    with pytest.raises(ReelkinError, match="none of the 1 ids of --negatives has features, such as 'q'"):
+        match_labels(list("abxyz"), None, negatives=["q"])
+
+
+def test_drawn_negatives_are_spread_evenly_and_repeat_only_when_they_must() -> None:
+    labels = Labels("x", groups={"a": "A", "a1": "A", "b": "B", "b1": "B"}, overlaps=[("b1", "a")])
+    found = match_labels(["a", "a1", "b", "b1", "c", "d", "e"], labels)
+    rng = generator("test")
+    rounds = [found.draw_negatives(0, 3, rng).tolist() for _ in range(400)]
+    assert all(len(set(each)) == 3 for each in rounds)
+    counts = np.bincount(np.concatenate(rounds), minlength=7)
+    assert counts[[0, 1, 3]].sum() == 0, "neither its group nor what shows a part of it"
+    assert counts[[2, 4, 5, 6]].min() > 240 and counts.sum() == 1200
+    assert set(found.draw_negatives(0, 9, rng).tolist()) <= {2, 4, 5, 6}
+    alone = match_labels(["a", "a1"], Labels("x", groups={"a": "A", "a1": "A"}))
+    assert set(alone.draw_negatives(0, 4, rng).tolist()) <= {0, 1}, "masked later"
 
 
 def test_an_empty_group_slot_is_what_masks_take_for_empty() -> None:

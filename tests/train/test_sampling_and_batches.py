@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import threading
+import time
 from collections import Counter
 
 import numpy as np
 import pytest
 import torch
 
-from reelkin.core.errors import UsageError
+from reelkin.core.errors import ReelkinError, UsageError
 from reelkin.train.data.batches import Batch, BatchBuilder, Views
 from reelkin.train.data.feature_edits import STRENGTHS, FeatureEdits
 from reelkin.train.data.labels import Labels
@@ -60,6 +62,25 @@ def test_an_epoch_visits_every_item_once_however_the_batch_divides_it() -> None:
     assert [sampler.steps_of(epochs) for epochs in (0.1, 1, 2, 2.1)] == [1, 3, 5, 6]
 
 
+def test_with_drop_last_an_epoch_is_whole_batches_of_a_permutation_of_its_own() -> None:
+    sampler = GlobalSampler(10, 4, seed=0, drop_last=True)
+    epochs = [np.concatenate([sampler.items(2 * epoch), sampler.items(2 * epoch + 1)]) for epoch in range(30)]
+    assert all(len(set(each.tolist())) == 8 for each in epochs), "within an epoch nothing comes twice"
+    assert set(np.concatenate(epochs).tolist()) == set(range(10)), "what is left out differs from epoch to epoch"
+    assert [sampler.epoch(step) for step in (0, 1, 2, 5)] == [0, 0.5, 1, 2.5]
+    assert [sampler.steps_of(epochs) for epochs in (0.1, 1, 2, 40)] == [1, 2, 4, 80]
+    # The published run: 5612 pairs, 64 a rank, 40 epochs, on 8, 4 and 1 ranks.
+    steps = [GlobalSampler(5612, 64 * ranks, 0, drop_last=True).steps_of(40) for ranks in (8, 4, 1)]
+    assert steps == [40 * 10, 40 * 21, 40 * 87]
+
+
+def test_an_epoch_smaller_than_a_batch_is_refused_with_the_fix() -> None:
+    with pytest.raises(
+        UsageError, match=r"epoch of 7 items does not fill one batch of 8.*to 7 or less.*--no-drop-last"
+    ):
+        GlobalSampler(7, 8, 0, drop_last=True)
+
+
 def test_batches_larger_than_the_data_are_allowed() -> None:
     assert Counter(GlobalSampler(3, 7, seed=1).items(0).tolist()).most_common()[-1][1] >= 2
 
@@ -100,18 +121,72 @@ def test_a_batch_depends_on_its_step_and_not_on_what_was_made_before() -> None:
     assert rows(builder(seed=4).build(4).anchors) != rows(one.build(4).anchors)
 
 
-def test_prefetching_changes_nothing_but_the_time() -> None:
-    found = list(prefetched(builder(), range(2, 9)))
+@pytest.mark.parametrize("workers", [0, 1, 2, 5, 20])
+def test_any_number_of_threads_gives_the_same_bits_in_order(workers: int) -> None:
+    found = list(prefetched(builder(), range(2, 9), workers))
     assert [batch.step for batch in found] == list(range(2, 9))
     for batch in found:
-        assert rows(batch.positives) == rows(builder().build(batch.step).positives)
+        for made, alone in zip(parts(batch), parts(builder().build(batch.step)), strict=True):
+            assert rows(made) == rows(alone)
+
+
+class Slow(BatchBuilder):
+    """Takes its time, and knows how many batches were made at once and in all."""
+
+    seconds = 0.05
+
+    def build(self, step: int) -> Batch:
+        self.__dict__.setdefault("begun", []).append(step)
+        self.__dict__["now"] = self.__dict__.get("now", 0) + 1
+        self.__dict__["most"] = max(self.__dict__.get("most", 0), self.__dict__["now"])
+        time.sleep(self.seconds)
+        self.__dict__["now"] -= 1
+        return super().build(step)
+
+
+def slow() -> Slow:
+    made = builder()
+    made.__class__ = Slow
+    assert isinstance(made, Slow)
+    return made
+
+
+def test_threads_work_at_the_same_time_and_no_further_ahead_than_one_batch_more() -> None:
+    made = slow()
+    batches = prefetched(made, range(10), 3)
+    assert next(batches).step == 0
+    time.sleep(4 * Slow.seconds)
+    assert made.__dict__["most"] == 3 and sorted(made.__dict__["begun"]) == [0, 1, 2, 3]
+    batches.close()
+    with pytest.raises(StopIteration):
+        next(batches)
+    assert len(made.__dict__["begun"]) == 4
+
+
+def test_the_time_that_the_consumer_waited_is_told() -> None:
+    hasty = prefetched(slow(), range(6), 1)
+    list(hasty)
+    assert 6 * Slow.seconds < hasty.waited_seconds < 60
+    patient = prefetched(slow(), range(6), 1)
+    next(patient)
+    first = patient.waited_seconds
+    for _ in range(5):
+        time.sleep(4 * Slow.seconds)
+        next(patient)
+    assert patient.waited_seconds - first < 0.5 * (hasty.waited_seconds - first)
+
+
+def test_leaving_the_loop_ends_the_threads() -> None:
+    for _ in prefetched(slow(), range(10_000), 2):
+        break
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("batches")]
 
 
 def test_an_error_while_prefetching_reaches_the_caller() -> None:
     broken = builder()
     broken.source = Videos({"other": np.zeros((2, 32), np.float32)})
     with pytest.raises(KeyError):
-        list(prefetched(broken, range(3)))
+        list(prefetched(broken, range(3), 2))
 
 
 def test_windows_are_contiguous_random_and_padded_with_zeros() -> None:
@@ -143,13 +218,57 @@ def test_padding_is_zeros_past_each_end_and_any_rows_can_be_taken() -> None:
             assert torch.equal(row[: len(each)], each) and not row[len(each) :].any()
 
 
-def test_positives_are_of_the_anchors_group_and_drawn_negatives_distinct() -> None:
-    batch = builder().build(1)
-    assert torch.equal(batch.anchors.groups, batch.positives.groups)
-    assert not torch.equal(batch.anchors.videos, batch.positives.videos)
-    assert batch.negatives is not None
-    drawn = batch.negatives.videos.view(-1, 2)
-    assert (drawn[:, 0] != drawn[:, 1]).all()
+def test_random_sampling_draws_frames_of_the_whole_video_with_repetition() -> None:
+    ramp = {"long": np.arange(40, dtype=np.float16)[:, None].repeat(4, axis=1) + 1, "short": np.ones((5, 4))}
+    positives = match_labels(["long", "short"], None)
+    made = BatchBuilder(
+        Videos(ramp), positives, GlobalSampler(2, 64, 0), rank=0, size=1, seed=0, max_frames=6, edits=None,
+        random_sampling=True,
+    )  # fmt: skip
+    anchors = made.build(0).anchors
+    views = anchors.frames.split(anchors.lengths.tolist())
+    drawn = [view[:, 0].numpy() for view, video in zip(views, anchors.videos.tolist(), strict=True) if video == 0]
+    assert len(drawn) == 32 and {len(each) for each in drawn} == {6}
+    assert all((np.diff(each) >= 0).all() for each in drawn), "in the order of time"
+    assert any((np.diff(each) == 0).any() for each in drawn), "with repetition"
+    counts = np.bincount(np.concatenate(drawn).astype(int), minlength=41)[1:]
+    assert counts[:20].sum() > 50 and counts[20:].sum() > 50 and (counts > 0).sum() > 30
+    assert set(anchors.lengths[anchors.videos == 1].tolist()) == {5}, "short ones whole"
+
+
+def test_long_videos_are_read_no_further_than_their_window() -> None:
+    read: list[tuple[int, int | None]] = []
+
+    class Recorded(Videos):
+        def features(self, video_id: str, begin: int = 0, end: int | None = None) -> np.ndarray:
+            read.append((begin, end))
+            return np.asarray(super().features(video_id, begin, end))
+
+    source = Recorded({"v": np.arange(100, dtype=np.float32)[:, None].repeat(4, axis=1)})
+    positives = match_labels(["v"], None)
+    made = BatchBuilder(source, positives, GlobalSampler(1, 50, 0), rank=0, size=1, seed=0, max_frames=30, edits=None)
+    firsts = made.build(0).anchors.padded()[0][:, 0, 0]
+    assert {end - begin for begin, end in read if end is not None} == {30} and len(read) == 100
+    assert firsts.min() < 10 and firsts.max() > 60 and firsts.max() <= 70
+
+
+def test_a_video_without_frames_is_an_error_that_names_it() -> None:
+    source = Videos({"full": np.ones((2, 4), np.float32), "hollow": np.ones((0, 4), np.float32)})
+    positives = match_labels(source.video_ids, None)
+    made = BatchBuilder(source, positives, GlobalSampler(2, 8, 0), rank=0, size=1, seed=0, max_frames=6, edits=None)
+    with pytest.raises(ReelkinError, match="'hollow' has no frame features"):
+        made.build(0)
+
+
+def test_positives_are_of_the_anchors_group_and_drawn_negatives_of_others_and_distinct() -> None:
+    for step in range(20):
+        batch = builder(negatives_per_anchor=5).build(step)
+        assert torch.equal(batch.anchors.groups, batch.positives.groups)
+        assert not torch.equal(batch.anchors.videos, batch.positives.videos)
+        assert batch.negatives is not None
+        drawn = batch.negatives.videos.view(-1, 5)
+        assert all(len(set(row)) == 5 for row in drawn.tolist())
+        assert (batch.negatives.groups.view(-1, 5) != batch.anchors.groups).all()
 
 
 def test_dropout_keys_of_a_step_all_differ() -> None:

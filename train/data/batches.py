@@ -36,14 +36,15 @@ class ViewSettings:
     negatives_per_anchor: int = 0
     """Videos drawn for each anchor besides its positive; they become candidates and enter the queue."""
     num_workers: int = 1
-    """Threads of each rank that read and edit batches ahead of the step; no influence on what is in them."""
+    """Threads of each rank that read and edit batches ahead of the step; 0 makes each when the step begins. No influence
+    on what is in them."""
 
     def __post_init__(self) -> None:
         super_init(ViewSettings, self)
         if self.max_frames < 1 or self.negatives_per_anchor < 0:
             raise UsageError("--max-frames must be at least 1 and --negatives-per-anchor at least 0")
-        if self.num_workers < 1:
-            raise UsageError(f"--num-workers is {self.num_workers}; at least one thread has to make the batches")
+        if self.num_workers < 0:
+            raise UsageError(f"--num-workers is {self.num_workers}; a number of threads is 0 or more")
         if self.virtual_scenes is not None and not 0 <= self.virtual_scenes <= 1:
             raise UsageError(f"--virtual-scenes is {self.virtual_scenes}; it is a share of the pairs, 0 to 1")
 

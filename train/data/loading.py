@@ -25,7 +25,8 @@ class Prefetched(Iterator[Batch]):
 
     def __init__(self, builder: BatchBuilder, steps: range, workers: int) -> None:
         self._clock = _Clock()
-        self._batches = _made_ahead(builder, steps, workers, self._clock)
+        make = _made_ahead if workers else _made_when_asked
+        self._batches = make(builder, steps, workers, self._clock)
 
     @property
     def waited_seconds(self) -> float:
@@ -46,11 +47,12 @@ def prefetched(builder: BatchBuilder, steps: range, workers: int | None = None) 
     Args:
         builder: makes them.
         steps: which.
-        workers: threads; one batch more than these is held ahead of its use. Default: the builder's own number.
+        workers: threads; one batch more than these is held ahead of its use. 0 makes each batch when it is asked for.
+            Default: the builder's own number.
 
     An error in a thread is raised where its batch is asked for.
     """
-    return Prefetched(builder, steps, workers or builder.num_workers)
+    return Prefetched(builder, steps, builder.num_workers if workers is None else workers)
 
 
 def _made_ahead(builder: BatchBuilder, steps: range, workers: int, clock: _Clock) -> Generator[Batch, None, None]:
@@ -71,3 +73,11 @@ def _made_ahead(builder: BatchBuilder, steps: range, workers: int, clock: _Clock
         finally:
             for future in waiting:
                 future.cancel()
+
+
+def _made_when_asked(builder: BatchBuilder, steps: range, workers: int, clock: _Clock) -> Generator[Batch, None, None]:
+    for step in steps:
+        begun = time.perf_counter()
+        batch = builder.build(step)
+        clock.seconds += time.perf_counter() - begun
+        yield batch
