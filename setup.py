@@ -37,6 +37,9 @@ EXTRAS = {
     # Features of other projects come as HDF5; networks beyond torchvision's are timm's.
     "hdf5": ["h5py>=3.11"],
     "timm": ["timm>=1.0"],
+    # Where training's metrics may go too (--log-to).
+    "tensorboard": ["tensorboard>=2.18"],
+    "wandb": ["wandb>=0.19"],
     "test": [
         "pytest>=8",
         "pytest-timeout>=2.3",
@@ -48,6 +51,7 @@ EXTRAS = {
         "opencv-python-headless>=4.10",  # the published frame picking and scaling, to compare with
         "h5py>=3.11",
         "timm>=1.0",
+        "tensorboard>=2.18",
         "ruff>=0.9",
         "mypy>=1.14",
         "import-linter>=2.1",
