@@ -13,7 +13,7 @@ TCA = "--feedforward 256"
 PUBLISHED = (
     "--init published --dropout 0.2 --loss circle-legacy --momentum 0 --no-batch-negatives --no-queue-positives "
     "--negatives-per-anchor 16 --optimizer adam --weight-decay 1e-4 --warmup-steps 0 --clip-norm 0 --virtual-scenes 0 "
-    "--feature-edits none"
+    "--feature-edits none --no-swap-pairs --weight-decay-on all"
 )
 
 
@@ -39,11 +39,17 @@ class Variant:
         return f"--steps {steps} {EVERY} {own} {self.flags}".split()
 
 
-AGGREGATORS = ("netvlad", "nextvlad", "lstm", "gru")
+AGGREGATORS = {
+    "netvlad": "--aggregator netvlad --num-clusters 32 --output-dim 128",
+    "nextvlad": "--aggregator nextvlad --num-clusters 32 --output-dim 128",
+    "lstm": "--aggregator lstm --output-dim 128",
+    "gru": "--aggregator gru --output-dim 128",
+}
+"""Sized for features of 128 dimensions: with the published sizes (1024) they would have up to 30 million weights."""
 VARIANTS = (
     Variant("start", "untrained", trained=False),
     Variant("start", "random weights", "--init published", trained=False),
-    *(Variant("start", f"{each}, random weights", f"--aggregator {each}", trained=False) for each in AGGREGATORS),
+    *(Variant("start", f"{name}, random weights", flags, trained=False) for name, flags in AGGREGATORS.items()),
     Variant("tca", "tca"),
     Variant("loss", "circle", "--loss circle"),
     Variant("loss", "circle-legacy", "--loss circle-legacy"),
@@ -54,11 +60,12 @@ VARIANTS = (
     Variant("mining", "semi-hard", "--mining semi-hard"),
     Variant("mining", "distance-weighted", "--mining distance-weighted"),
     Variant("mining", "topk, share 0 to 1", "--mining topk --mined-share-start 0 --mined-share-end 1"),
+    Variant("mining", "random, as many", "--mining topk --mined-share-start 0"),
     Variant("model", "random start", "--init published"),
     Variant("model", "positions", "--positions sinusoidal"),
     Variant("model", "final norm", "--final-norm"),
     Variant("model", "2 layers", "--num-layers 2"),
-    *(Variant("aggregator", each, f"--aggregator {each}") for each in AGGREGATORS),
+    *(Variant("aggregator", name, flags) for name, flags in AGGREGATORS.items()),
     Variant("key momentum", "0", "--momentum 0"),
     Variant("key momentum", "0.99", "--momentum 0.99"),
     Variant("data", "no virtual scenes", "--virtual-scenes 0"),

@@ -73,7 +73,7 @@ def set_name(features: Path) -> str:
     return f"{features.parent.name}-{features.name}"
 
 
-def tasks_of(features: Path, store: FeatureStore) -> list[Task]:
+def tasks_of(features: Path, store: Any) -> list[Task]:
     """A task for each strength."""
     folder = features.parent
     groups = {row["video_id"]: row["group"] for row in read_rows(folder / "groups.csv")}
@@ -86,7 +86,7 @@ def scores_of(tasks: Sequence[Task], levels: Mapping[str, Method]) -> Scores:
     return {level: {task.name: evaluate_method(task, method).aps for task in tasks} for level, method in levels.items()}
 
 
-def scores_of_model(model: Any, store: FeatureStore, tasks: Sequence[Task]) -> Scores:
+def scores_of_model(model: Any, store: Any, tasks: Sequence[Task]) -> Scores:
     """As `scores_of`, of a model at both levels."""
     from reelkin.train.embed import embed_frames, embed_videos
 
@@ -122,9 +122,10 @@ def carry_out(run: Run) -> dict[str, Any]:
 def train_and_score(run: Run) -> Scores:
     """The recipe as train/run.py puts it together, in this process."""
     from reelkin.core.engine import start
+    from reelkin.train.data.sources import open_features
     from reelkin.train.recipes import tca
 
-    store = FeatureStore.open(run.features / "features")
+    store = open_features(run.features / "features")
     labels = ("--copies", run.features.parent / "training-copies.csv")
     held_out = ("--validate-groups", run.features.parent / "held-out-groups.csv")
     with tempfile.TemporaryDirectory() as scratch, start("single") as engine:

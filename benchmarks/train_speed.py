@@ -130,6 +130,7 @@ def flags(options: argparse.Namespace, output: Path) -> list[str]:
     words += ["--max-frames", options.padding, "--dropout", options.dropout, "--threads", options.threads]
     words += ["--init", "published", "--loss", "circle-legacy", "--queue-size", QUEUE, "--momentum", 0]
     words += ["--no-batch-negatives", "--no-queue-positives", "--feature-edits", "none", "--virtual-scenes", 0]
+    words += ["--no-swap-pairs", "--weight-decay-on", "all"]
     words += ["--optimizer", "adam", "--lr", 1e-5, "--weight-decay", 1e-4, "--schedule", "constant"]
     words += ["--warmup-steps", 0, "--clip-norm", 0, "--steps", options.steps + 20, "--stop-after", options.steps + 2]
     words += ["--checkpoint-every", 10**6, "--output", output, "--precision", options.precision]
@@ -140,12 +141,12 @@ def work_as_ours(options: argparse.Namespace) -> dict[str, Any]:
     """Steps of ours: the recipe and the loop as train/run.py runs them."""
     from reelkin.core.config import parse
     from reelkin.core.engine import start
-    from reelkin.extract.store import FeatureStore
+    from reelkin.train.data.sources import open_features
     from reelkin.train.recipes import tca
 
     with tempfile.TemporaryDirectory() as scratch, start() as engine:
         config = parse(tca.TcaRecipe, flags(options, Path(scratch) / "run"), prog="train/run.py", example="")
-        trainer = tca.build(config, FeatureStore.open(config.features), engine).trainer
+        trainer = tca.build(config, open_features(config.features), engine).trainer
         clock = Clock(1, options.steps, engine.device)
         task, make = trainer.task, trainer.task.batches
         task.batches = lambda steps: Watched(iter(make(steps)), clock)  # type: ignore[method-assign]
