@@ -6,13 +6,11 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
-
-from torch import nn
+from typing import TYPE_CHECKING
 
 from ..core.config import as_dict
 from ..core.errors import ReelkinError, UsageError
-from ..core.files import read_json, sha256_file
+from ..core.files import sha256_file
 from ..core.ids import read_ids
 from ..search.embed import check_model
 from .copies import copy_tasks
@@ -22,6 +20,7 @@ from .results import Results
 
 if TYPE_CHECKING:
     from ..extract.store import FeatureStore
+    from ..train.checkpoint import LoadedModel
 
 
 STRENGTHS = ("easy", "medium", "hard")
@@ -40,7 +39,7 @@ class EvaluateConfig:
     output: Path
     """Folder for the results."""
     model: Path | None = None
-    """Model folder. Default: only the solutions that need none."""
+    """Model folder, run folder, or published weights (.pth). Default: only the solutions that need none."""
     index: Path | None = None
     """Index folder, whose model is taken; instead of --model."""
     methods: str = ""
@@ -84,7 +83,7 @@ class EvaluateConfig:
             raise UsageError(f"--limit {self.limit} and --examples {self.examples} must not be negative")
 
     @property
-    def model_folder(self) -> Path | None:
+    def model_path(self) -> Path | None:
         """Where the model lies, if any."""
         return self.index / "model" if self.index else self.model
 
@@ -93,9 +92,9 @@ def run(config: EvaluateConfig) -> Results:
     """Evaluate and publish. Raises UsageError and ReelkinError with what is wrong and where."""
     store = _open_store(config)
     tasks = make_tasks(config, store.video_ids)
-    model, model_name, model_facts = _load(config)
-    if model is not None:
-        check_model(model, store, config.model_folder, store.info)
+    loaded = _load(config)
+    if loaded is not None:
+        check_model(loaded.module, store, loaded, store.info)
     shards = None
     if config.shards:
         from ..shards.reader import ShardSet
@@ -106,15 +105,15 @@ def run(config: EvaluateConfig) -> Results:
         store,
         title=config.title or _title(tasks),
         methods=_methods(config),
-        model=model,
-        model_name=model_name,
+        model=loaded.module if loaded else None,
+        model_name=loaded.name if loaded else "tca",
         shards=shards,
         max_memory=config.max_memory_gb * 1e9,
         seed=config.seed,
         config=as_dict(config),
         inputs={
             "features": describe_store(store),
-            "model": model_facts,
+            "model": {"config": loaded.config, "sha256": loaded.sha256} if loaded else None,
             "ground_truth_sha256": sha256_file(config.ground_truth),
         },
     )
@@ -182,8 +181,8 @@ def dry_run_text(config: EvaluateConfig) -> str:
         lines.append(f"{name}{len(task.queries)} queries against {len(task.database)} videos; {task.coverage.line}")
     frames = sum(store.num_frames(video_id) for video_id in store.video_ids)
     lines.append(f"frame methods hold {2 * frames * store.dim / 1e9:.3f} GB of frame embeddings")
-    model_name = _model_name(config.model_folder) if config.model_folder else None
-    names = _methods(config) or default_methods(model_name, config.shards is not None)
+    loaded = _load(config)
+    names = _methods(config) or default_methods(loaded.name if loaded else None, config.shards is not None)
     lines.append(f"methods: {', '.join(names)}")
     return "\n".join(lines)
 
@@ -215,16 +214,7 @@ def _open_store(config: EvaluateConfig) -> FeatureStore:
     return FeatureStore.open(config.features)
 
 
-def _model_name(folder: Path) -> str:
-    return str(read_json(folder / "config.json").get("aggregator", "model"))
+def _load(config: EvaluateConfig) -> LoadedModel | None:
+    from ..train.checkpoint import open_model
 
-
-def _load(config: EvaluateConfig) -> tuple[nn.Module | None, str, dict[str, Any] | None]:
-    """The model, what its methods are called, and what identifies it."""
-    folder = config.model_folder
-    if folder is None:
-        return None, "tca", None
-    from ..train.checkpoint import load_model
-
-    facts = {"config": read_json(folder / "config.json"), "sha256": sha256_file(folder / "model.safetensors")}
-    return load_model(folder), _model_name(folder), facts
+    return open_model(config.model_path) if config.model_path else None

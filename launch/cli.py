@@ -26,6 +26,7 @@ VERBS: dict[str, tuple[str, str]] = {
     "compare-decoders": ("reelkin.extract.compare_decoders", "which decoder takes your videos, and whether they agree"),
     "pseudo-labels": ("reelkin.train.pseudo_labels", "features -> groups of similar videos, to train with"),
     "train": ("reelkin.train.run", "features -> trained model"),
+    "import-checkpoint": ("reelkin.train.import_checkpoint", "weights of TCA's published code -> trained model"),
     "search": ("reelkin.search.run", "model + features -> index; query -> matches"),
     "evaluate": ("reelkin.evaluate.run", "index + ground truth -> scores and report.html"),
     "edits": ("reelkin.shards.edits", "edited copies of videos, with a table of what is whose copy"),

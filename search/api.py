@@ -29,8 +29,9 @@ def similarity(
 
     Args:
         video_a, video_b: video files.
-        model: an index folder, which knows all that is needed, or a model folder together with ``features``.
-        features: with a model folder: the feature store it was trained on (its store.json is read).
+        model: an index folder, which knows all that is needed, or a model (its folder, the folder of its run, or
+            published weights) together with ``features``.
+        features: with a model: the feature store it was trained on (its store.json is read).
         weights: the encoder's weights, where they run code (TorchScript) or are not at hand.
         level: "video" (cosine of the two embeddings), "frame" (chamfer: how well each moment of ``video_a`` is found in
             ``video_b``; not symmetric), or "symmetric" (chamfer in both directions).
@@ -66,13 +67,14 @@ def _embedder(model: str | None, features: str | None, weights: str | None) -> V
     own_weights = None if weights is None else Path(weights)
     if (folder / "index.json").exists():
         return VideoEmbedder.of_index(SearchIndex.open(folder), weights=own_weights)
-    if not (folder / "config.json").exists():
+    if not (folder.is_file() or (folder / "config.json").exists()):
         raise UsageError(
-            f"model={str(folder)!r} is neither an index folder (index.json) nor a model folder (config.json)"
+            f"model={str(folder)!r} is neither an index folder (index.json) nor a model folder (config.json) nor a "
+            "file of published weights"
         )
     if features is None:
         raise UsageError(
-            f"{folder} is a model folder: pass features=STORE, whose encoder, PCA and sampling the model was trained "
+            f"{folder} is a model alone: pass features=STORE, whose encoder, PCA and sampling the model was trained "
             "on, or pass an index folder instead"
         )
     return VideoEmbedder.of_model(folder, Path(features), weights=own_weights)

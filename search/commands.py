@@ -29,7 +29,8 @@ class IndexConfig:
     output: Path
     """Index folder; an older index there is replaced."""
     model: Path | None = None
-    """Model folder, copied into the index. Default: mean pooling, which needs no training."""
+    """Model folder, run folder or published weights (.pth), copied into the index. Default: mean pooling, which needs
+    no training."""
     frames: bool = True
     """Keep frame embeddings too, for query --level frame."""
     max_memory_gb: float = 8.0

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,8 +10,8 @@ from numpy.typing import NDArray
 from torch import nn
 
 from ..core.errors import ReelkinError
-from ..core.files import read_json
 from ..extract.describe import COMPARED
+from ..train.checkpoint import LoadedModel
 
 
 class FeaturesInMemory:
@@ -33,14 +32,14 @@ class FeaturesInMemory:
 
 
 def check_model(
-    model: nn.Module, source: object, folder: Path | None = None, info: Mapping[str, Any] | None = None
+    model: nn.Module, source: object, loaded: LoadedModel | None = None, info: Mapping[str, Any] | None = None
 ) -> None:
     """Refuse a model that was trained on other features.
 
     Args:
         model: the model.
         source: whose ``dim`` is that of the features.
-        folder: the model's folder, whose config.json says what it was trained on.
+        loaded: where the model comes from, and what it was trained on.
         info: what made the features: ``encoder`` and ``pca`` of store.json.
 
     Raises:
@@ -49,7 +48,7 @@ def check_model(
     takes = getattr(getattr(model, "config", None), "dim", None)
     has = getattr(source, "dim", takes)
     differences = [] if takes == has else [f"it takes features of {takes} dimensions, these have {has}"]
-    facts = (read_json(folder / "config.json").get("facts") or {}) if folder else {}
+    facts = loaded.facts if loaded else {}
     if info is not None and isinstance(facts.get("frame encoder"), dict):
         trained, made = facts["frame encoder"], info.get("encoder") or {}
         differences += [
@@ -61,7 +60,8 @@ def check_model(
         trained_pca, pca = facts["PCA"], (info.get("pca") or {}).get("sha256", "none")
         differences += [] if trained_pca == pca else [f"PCA was {trained_pca!r}, is {pca!r}"]
     if differences:
+        where = f" in {loaded.path}" if loaded else ""
         raise ReelkinError(
-            f"the model{f' in {folder}' if folder else ''} was trained on other features: {'; '.join(differences)}. "
+            f"the model{where} was trained on other features: {'; '.join(differences)}. "
             "Use the store (encoder and PCA) that it was trained on"
         )

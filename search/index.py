@@ -42,7 +42,7 @@ from ..core.files import (
 from ..core.progress import Progress
 from ..extract.describe import COMPARED
 from ..extract.store import FeatureStore, write_store
-from ..train.checkpoint import load_model, save_model
+from ..train.checkpoint import load_model, open_model, save_model
 from ..train.embed import iter_embeddings
 from ..train.models.aggregators import MeanPooling, MeanPoolingConfig
 from .embed import check_model
@@ -76,7 +76,8 @@ def build_index(
     Args:
         store: features.
         output: folder; an older or unfinished index there is replaced, anything else is refused.
-        model: model folder, copied into the index. Default: mean pooling, for which nothing need be trained.
+        model: model folder, run folder or published weights (`train.checkpoint.open_model`), copied into the index.
+            Default: mean pooling, for which nothing need be trained.
         frames: keep frame embeddings, for search at frame level.
 
     Raises:
@@ -88,8 +89,9 @@ def build_index(
     ids = store.video_ids
     if not ids:
         raise ReelkinError(f"{store.path} holds no video with features, so there is nothing to index")
-    module = load_model(model) if model else MeanPooling(MeanPoolingConfig(dim=store.dim))
-    check_model(module, store, Path(model) if model else None, store.info)
+    loaded = open_model(model) if model else None
+    module = loaded.module if loaded else MeanPooling(MeanPoolingConfig(dim=store.dim))
+    check_model(module, store, loaded, store.info)
     refuse_other_folder(output)
     publish_text(output / UNFINISHED, MARKER)
     remove_partials(output)
@@ -102,11 +104,12 @@ def build_index(
         "duration_seconds": pa.array([store.row(video_id).duration_seconds for video_id in ids], pa.float64()),
     }
     publish_table(output / "videos.parquet", pa.table(columns))
-    if model:
+    if loaded and loaded.folder:
         with publishing_folder(output / "model") as temporary:
-            shutil.copytree(model, temporary, dirs_exist_ok=True)
+            shutil.copytree(loaded.folder, temporary, dirs_exist_ok=True)
     else:
-        save_model(module, output / "model", {"trained on": "nothing: mean pooling has no parameter"})
+        facts = loaded.facts if loaded else {"trained on": "nothing: mean pooling has no parameter"}
+        save_model(module, output / "model", facts)
     features = _copy_pca(store, output)
     info = {
         "format": FORMAT,

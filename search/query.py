@@ -14,7 +14,7 @@ from ..core.errors import ReelkinError, UsageError
 from ..core.files import read_json, sha256_file
 from ..extract.describe import Describer
 from ..extract.queries import describer_from, extract_videos
-from ..train.checkpoint import load_model
+from ..train.checkpoint import open_model
 from ..train.embed import Embedding, iter_embeddings
 from .embed import FeaturesInMemory, check_model
 from .index import SearchIndex
@@ -65,12 +65,13 @@ class VideoEmbedder:
     def of_model(
         cls, model: Path, store: Path, *, weights: Path | None = None, device: torch.device | str = "cpu"
     ) -> VideoEmbedder:
-        """The embedder of a model folder, with the encoder, PCA and sampling of a store; raises as `of_index`."""
+        """The embedder of a model (as `train.checkpoint.open_model` takes it), with the encoder, PCA and sampling of a
+        store; raises as `of_index`."""
         info = read_json(store / "store.json")
         check_weights(info.get("encoder") or {}, weights)
-        module = load_model(model)
-        check_model(module, None, model, info)
-        return cls(describer_from(info, store, weights=weights, device=device), module, device)
+        loaded = open_model(model)
+        check_model(loaded.module, None, loaded, info)
+        return cls(describer_from(info, store, weights=weights, device=device), loaded.module, device)
 
     def embed(self, paths: Sequence[Path], *, frames: bool = True) -> tuple[list[Embedding], list[Rejected]]:
         """Embed videos; one that cannot be read is returned as rejected and harms no other.

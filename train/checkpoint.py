@@ -1,9 +1,10 @@
-"""Model folders: ``model.safetensors``, ``config.json`` and ``card.md``, published as a whole."""
+"""Model folders: ``model.safetensors``, ``config.json`` and ``card.md``, published as a whole; published weights."""
 
 from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
@@ -14,6 +15,7 @@ from torch import nn
 from ..core.errors import ReelkinError, UsageError
 from ..core.files import publish_json, publish_text, publishing_folder, read_json, sha256_file
 from .models.aggregators import build_aggregator
+from .models.published_weights import read_published_weights
 
 FORMAT, VERSION = "reelkin-model", 1
 
@@ -33,29 +35,98 @@ def save_model(model: nn.Module, folder: str | Path, facts: Mapping[str, Any] | 
         weights = temporary / "model.safetensors"
         save_file({key: value.detach().cpu().contiguous() for key, value in model.state_dict().items()}, weights)
         weights.chmod(0o644)  # safetensors makes it readable by the owner alone
-        content = {"format": FORMAT, "version": VERSION, "aggregator": name, **config}
-        publish_json(temporary / "config.json", {**content, "weights_sha256": sha256_file(weights), "facts": facts})
+        content = {**_description(model), "weights_sha256": sha256_file(weights), "facts": facts}
+        publish_json(temporary / "config.json", content)
         publish_text(temporary / "card.md", model_card(name, config, facts))
 
 
-def load_model(folder: str | Path) -> nn.Module:
-    """Read a model folder; nothing in it is executed.
+@dataclass(frozen=True)
+class LoadedModel:
+    """A model and where it comes from.
 
-    Returns:
-        The aggregator in eval mode, float32, on the CPU.
+    Attributes:
+        module: the aggregator in eval mode, float32, on the CPU.
+        path: as it was asked for.
+        folder: its model folder; None for published weights, which have none.
+        config: content of config.json, or what it would be.
+        sha256: of the file of weights.
+    """
+
+    module: nn.Module
+    path: Path
+    folder: Path | None
+    config: Mapping[str, Any]
+    sha256: str
+
+    @property
+    def name(self) -> str:
+        """The aggregator's name."""
+        return str(self.module.name)
+
+    @property
+    def facts(self) -> Mapping[str, Any]:
+        """What the card says, as far as it is known."""
+        return cast(Mapping[str, Any], self.config.get("facts") or {})
+
+
+def load_model(path: str | Path) -> nn.Module:
+    """The aggregator of `open_model`: in eval mode, float32, on the CPU. Raises as that does."""
+    return open_model(path).module
+
+
+def open_model(path: str | Path) -> LoadedModel:
+    """Read a model; nothing in it is executed.
+
+    Args:
+        path: a model folder; a run folder, whose trained model is taken; or a file of published weights, if its
+            transformer has as many heads as published (`published_weights`).
 
     Raises:
-        ReelkinError: the folder is not a model of a version that this program reads, or its parts do not fit.
+        ReelkinError: there is no model of a version that this program reads, its parts do not fit, or published weights
+            are refused.
     """
-    folder = Path(folder)
+    path = Path(path)
+    if path.is_file():
+        module = read_published_weights(path)
+        facts = {"weights": path.name}
+        return LoadedModel(module, path, None, {**_description(module), "facts": facts}, sha256_file(path))
+    folder = _folder_of(path)
+    config = _read_config(folder)
+    module, digest = _read_module(folder, config)
+    return LoadedModel(module, path, folder, config, digest)
+
+
+def is_model_folder(path: Path) -> bool:
+    """Whether a folder says that it is a model, of whatever version."""
+    try:
+        config = read_json(path / "config.json")
+    except ReelkinError:
+        return False
+    return isinstance(config, dict) and config.get("format") == FORMAT
+
+
+def _folder_of(path: Path) -> Path:
+    """The model folder that ``path`` is or, as a run folder does, holds."""
+    inner = path / "model"
+    return inner if not (path / "model.safetensors").exists() and (inner / "config.json").exists() else path
+
+
+def _read_config(folder: Path) -> dict[str, Any]:
     config = read_json(folder / "config.json")
     if not isinstance(config, dict) or config.get("format") != FORMAT:
-        raise ReelkinError(f'{folder} is no Reelkin model: its config.json lacks "format": "{FORMAT}"')
+        raise ReelkinError(
+            f'{folder} is no Reelkin model: its config.json lacks "format": "{FORMAT}"; a run folder holds a model '
+            "once its run has finished"
+        )
     if config.get("version") != VERSION:
         raise ReelkinError(
             f"{folder} is a model of version {config.get('version')}; this program reads version {VERSION}: train it "
             "again, or use the program that made it"
         )
+    return config
+
+
+def _read_module(folder: Path, config: Mapping[str, Any]) -> tuple[nn.Module, str]:
     other = {"format", "version", "aggregator", "weights_sha256", "facts"}
     fields = {key: value for key, value in config.items() if key not in other}
     weights = folder / "model.safetensors"
@@ -64,13 +135,19 @@ def load_model(folder: str | Path) -> nn.Module:
         state = load_file(weights)
     except (UsageError, TypeError, OSError, SafetensorError) as error:
         raise ReelkinError(f"the model in {folder} cannot be read: {error}; copy or train it again") from error
-    if (expected := config.get("weights_sha256")) and sha256_file(weights) != expected:
+    digest = sha256_file(weights)
+    if (expected := config.get("weights_sha256")) and digest != expected:
         raise ReelkinError(f"{weights} is not the file that its config.json speaks of; copy the whole folder again")
     try:
         model.load_state_dict(state, strict=True)
     except RuntimeError as error:
         raise ReelkinError(f"the weights in {folder} do not fit its config.json: {error}") from error
-    return model.eval()
+    return model.eval(), digest
+
+
+def _description(model: nn.Module) -> dict[str, Any]:
+    fields = dataclasses.asdict(cast(Any, model.config))
+    return {"format": FORMAT, "version": VERSION, "aggregator": str(model.name), **fields}
 
 
 def num_parameters(model: nn.Module) -> int:

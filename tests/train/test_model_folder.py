@@ -73,7 +73,8 @@ def test_damage_is_found_and_named(folder: Path) -> None:
     [
         ({"format": "other"}, "is no Reelkin model"),
         ({"version": 9}, "version 9; this program reads version 1"),
-        ({"aggregator": "lstm"}, "there is no aggregator 'lstm'"),
+        ({"aggregator": "bert"}, "there is no aggregator 'bert'"),
+        ({"aggregator": "lstm"}, "aggregator lstm has no field feedforward"),
         ({"depth": 3}, "has no field depth"),
         ({"num_layers": 2}, "do not fit its config.json"),
     ],
