@@ -13,8 +13,8 @@ from torch import nn
 
 from reelkin.core.engine import start
 from reelkin.core.errors import UsageError
-from reelkin.extract.store import FeatureStore
 from reelkin.train.data.batches import Batch, Views
+from reelkin.train.data.sources import open_features
 from reelkin.train.objective.contrast import ContrastTask, chunks_by_length, sees_batch_whole
 from reelkin.train.objective.losses import LOSSES
 from reelkin.train.recipes.tca import TcaRecipe, build
@@ -31,7 +31,7 @@ def task_of(data: Data, folder: Path, dtype: torch.dtype = torch.float64, **fiel
     }  # fmt: skip
     config = TcaRecipe(features=data.store, copies=data.copies, output=folder, **(small | fields))
     with start() as engine:
-        task = build(config, FeatureStore.open(config.features), engine).trainer.task
+        task = build(config, open_features(config.features), engine).trainer.task
         assert isinstance(task, ContrastTask)
         task.model.to(dtype)
         task.key_encoder.module.to(dtype)

@@ -54,7 +54,7 @@ class ContrastSettings:
 
     frames_at_once: int = 8192
     """Frames, padding included, of keys that pass through the model together: bounds memory, however many negatives
-    are drawn. Does not apply to models with batch norm, which have to see a batch whole."""
+    are drawn."""
 
     def __post_init__(self) -> None:
         super_init(ContrastSettings, self)
@@ -127,6 +127,7 @@ class ContrastTask:
         self._pool = torch.from_numpy(mining_pool(builder.positives, mining)).to(engine.device)
         self._whole = sees_batch_whole(model)
         self._fresh: list[Keys] = []
+        self._sound = True
         self._step = 0
 
     def batches(self, steps: range) -> Iterator[Batch]:
@@ -144,6 +145,8 @@ class ContrastTask:
         if batch.negatives is not None:
             self._fresh.append(self._gather(self._keys(batch.negatives), batch.negatives, "negative keys"))
         candidates = self._candidates()
+        # A key that is not finite would be a negative from the next step on: all ranks see it now, and stop now.
+        self._sound = all(bool(torch.isfinite(each.keys).all()) for each in self._fresh)
         for part in range(parts):
             rows = rank_slice(len(batch.anchors), part, parts)
             if rows.start < rows.stop:
@@ -205,6 +208,8 @@ class ContrastTask:
         per_anchor = self._loss(
             Similarities(positive_n, chosen.similarity, chosen.valid, negative_nK, same_nK, rows=numbers)
         )
+        if not self._sound:
+            per_anchor = per_anchor * torch.nan
         sums = mining_sums(negative_nK.detach(), valid_nK, chosen)
         sums |= {"positive_sum": float(positive_n.detach().double().sum())}
         beaten_n = ((negative_nK.detach() >= positive_n.detach()[:, None]) & valid_nK).any(dim=1)
