@@ -36,8 +36,8 @@ class ViewSettings:
     negatives_per_anchor: int = 0
     """Videos drawn for each anchor besides its positive; they become candidates and enter the queue."""
     num_workers: int = 1
-    """Threads of each rank that read and edit batches ahead of the step; 0 makes each when the step begins. No influence
-    on what is in them."""
+    """Threads of each rank that read and edit batches ahead of the step; 0 makes each when the step begins. The same
+    batches come of any number."""
 
     def __post_init__(self) -> None:
         super_init(ViewSettings, self)

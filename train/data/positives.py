@@ -6,6 +6,7 @@ import hashlib
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -77,12 +78,18 @@ class Positives:
             anchor: a video.
             count: how many; int64 [count] is returned.
         """
-        own = self.groups[anchor]
-        shared_B = np.isin(self.groups[self.negatives], own[own != NO_GROUP]).any(axis=1)
+        shared_B = np.zeros(len(self.negatives), dtype=np.bool_)
+        for group in self.groups[anchor]:
+            if group != NO_GROUP:
+                shared_B |= (self._groups_of_negatives == group).any(axis=1)
         pool = self.negatives[~shared_B]
         pool = pool if len(pool) else self.negatives
         drawn: NDArray[np.int64] = rng.choice(pool, count, replace=count > len(pool))
         return drawn
+
+    @cached_property
+    def _groups_of_negatives(self) -> NDArray[np.int64]:
+        return self.groups[self.negatives]
 
     def digest(self) -> str:
         """sha256 (hex) of all of it: two runs with the same digest see the same items under the same numbers."""
