@@ -113,6 +113,8 @@ class TcaPublished(RunSettings):
     """Gradients travel between ranks as float16."""
     validate_groups: Path | None = None
     """CSV with the columns video_id,group: held out of training, and retrieved now and then."""
+    max_missing_share: float = 0.2
+    """Largest share of the annotated videos whose features may be missing; above it nothing is trained."""
     recipe: Literal["tca-published"] = "tca-published"
     """Which recipe."""
 
@@ -163,6 +165,7 @@ class TcaPublished(RunSettings):
             vcdb=self.annotation_path,
             output=self.model_path,
             validate_groups=self.validate_groups,
+            max_missing_share=self.max_missing_share,
             num_layers=self.num_layers,
             dropout=DROPOUT,
             init="published",
