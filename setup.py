@@ -20,6 +20,7 @@ RUNTIME = [
     "tyro>=1.0",
     "rich>=13.9",
     "jinja2>=3.1",
+    "ijson>=3.3",  # similarity files of gigabytes, read as a stream
 ]
 
 # Made for Linux on two kinds of machine; elsewhere PyAV decodes alone.

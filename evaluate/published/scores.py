@@ -1,0 +1,154 @@
+"""Where the scores of an evaluation come from: a similarity file, or features and a model."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from ...core.config import super_init
+from ...core.engine.base import Engine
+from ...core.errors import ReelkinError, UsageError
+from ...search.embed import check_model
+from ...train.checkpoint import LoadedModel, open_model
+from ...train.data.sources import OpenedFeatures, open_features
+from ...train.models.aggregators import MeanPooling, MeanPoolingConfig, out_dim
+from .annotation import Annotation, Problem, ProblemLog
+from .embedding_scores import MatrixScores, Metric, score_embeddings
+from .similarity_file import FileScores, read_similarities
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScoreSettings:
+    """What is evaluated: similarities from a file, or videos compared by a model.
+
+    Raises:
+        UsageError: both or neither are given, or a value is out of range.
+    """
+
+    similarities: Path | None = None
+    """File of similarities, larger is more similar: JSON {query: {video: similarity}}, or .npz with queries, database
+    and similarities [Q, V]."""
+    feature_path: Path | None = None
+    """Instead of --similarities: frame features, a feature store or an HDF5 file with a dataset [T, D] per video."""
+    model_path: Path | None = None
+    """Model folder, run folder or published weights (.pth). Default: mean pooling, which needs none."""
+    metric: Metric = "cosine"
+    """Of features: cosine or euclidean (distance, negated) of video embeddings; chamfer of frame embeddings, from the
+    query to the video, or symmetric-chamfer, the mean of both directions. euclidean-legacy is the published form of
+    the distance, whose scale differs from video to video so that it ranks wrongly."""
+    padding_size: int = 0
+    """Of longer videos a part of this many frames is taken, always the same one (the published code draws it anew each
+    time). 0: videos are whole, however long."""
+    pca_components: int = 0
+    """Dimensions that the features must have. 0: those they have."""
+    num_layers: int = 0
+    """Layers that the model must have. 0: those it has."""
+    output_dim: int = 0
+    """Dimensions that the model's embeddings must have. 0: those they have."""
+    num_clusters: int = 0
+    """Clusters that the model must have, if it has any. 0: those it has."""
+    max_memory_gb: float = 8.0
+    """Bound on what each rank holds of similarities, queries and a block of the database, in 10^9 bytes."""
+
+    def __post_init__(self) -> None:
+        super_init(ScoreSettings, self)
+        if (self.similarities is None) == (self.feature_path is None):
+            raise UsageError("give what to evaluate: either --similarities FILE, or --feature_path STORE_OR_HDF5")
+        if self.similarities and (self.model_path or self.metric != "cosine"):
+            given = "--model_path" if self.model_path else f"--metric {self.metric}"
+            raise UsageError(f"{given} goes with --feature_path; --similarities holds finished similarities")
+        for name in ("padding_size", "pca_components", "num_layers", "output_dim", "num_clusters"):
+            if getattr(self, name) < 0:
+                raise UsageError(f"--{name} is {getattr(self, name)}; it must not be negative")
+        if not self.max_memory_gb > 0:
+            raise UsageError(f"--max-memory-gb is {self.max_memory_gb}; it must be above 0")
+
+    @property
+    def max_bytes(self) -> int:
+        """The bound in bytes."""
+        return int(self.max_memory_gb * 1e9)
+
+
+def open_scores(settings: ScoreSettings, annotation: Annotation, engine: Engine) -> FileScores | MatrixScores | None:
+    """The scores of a benchmark's queries and videos, as far as they are there. All ranks call it.
+
+    Returns:
+        On rank 0, what `scoring.evaluate_scores` takes; its ``problems`` and ``facts`` belong into the results. None
+        on the others.
+
+    Raises:
+        UsageError, ReelkinError: a file cannot be used, the model was trained on other features, or no query or no
+            video of the annotation has features.
+    """
+    if settings.similarities is not None:
+        path, max_bytes = settings.similarities, settings.max_bytes
+        return read_similarities(path, max_bytes) if engine.is_main else None
+    assert settings.feature_path is not None
+    source = open_features(settings.feature_path, settings.pca_components or None)
+    model, loaded = _open_model(settings, source)
+    queries, database = _of_annotation(annotation, source)
+    for what, ids in (("queries", queries), ("videos to search in", database)):
+        if not ids:
+            first = source.video_ids[0] if source.video_ids else "none"
+            raise ReelkinError(
+                f"none of the {what} of {annotation.dataset} has features in {settings.feature_path} (an id there: "
+                f"{first!r}, in the annotation: {annotation.queries[0]!r})"
+            )
+    scores = score_embeddings(
+        source, model, queries, database, engine=engine, metric=settings.metric, max_bytes=settings.max_bytes,
+        max_frames=settings.padding_size,
+    )  # fmt: skip
+    if scores is None:
+        return None
+    facts = {**scores.facts, **_facts(settings, source, loaded)}
+    return replace(scores, facts=facts, problems=(*_rejected(source, annotation), *scores.problems))
+
+
+def _open_model(settings: ScoreSettings, source: OpenedFeatures) -> tuple[nn.Module, LoadedModel | None]:
+    """The model, checked against the features and the flags. Raises ReelkinError and UsageError."""
+    if settings.model_path is None:
+        return MeanPooling(MeanPoolingConfig(dim=source.dim)), None
+    loaded = open_model(settings.model_path)
+    check_model(loaded.module, source, loaded, source.info)
+    config: Any = getattr(loaded.module, "config", None)
+    has = {"num_layers": getattr(config, "num_layers", None), "num_clusters": getattr(config, "num_clusters", None)}
+    has["output_dim"] = out_dim(loaded.module)
+    for name, value in has.items():
+        wanted = getattr(settings, name)
+        if wanted and value is not None and wanted != value:
+            raise UsageError(f"--{name} is {wanted}, and the model {settings.model_path} has {value}; leave it out")
+    return loaded.module, loaded
+
+
+def _of_annotation(annotation: Annotation, source: OpenedFeatures) -> tuple[list[str], list[str]]:
+    """Ids of the features, as they are spelt there, that are queries, and that are ranked."""
+    wanted_queries = set(annotation.queries)
+    wanted = None if annotation.database is None else set(annotation.database)
+    normal = [(video_id, annotation.normal_id(video_id)) for video_id in source.video_ids]
+    queries = [video_id for video_id, name in normal if name in wanted_queries]
+    return queries, [video_id for video_id, name in normal if wanted is None or name in wanted]
+
+
+def _rejected(source: OpenedFeatures, annotation: Annotation) -> tuple[Problem, ...]:
+    """Videos of the annotation that are known to the features, and cannot be used."""
+    wanted, problems = set(annotation.ids), ProblemLog()
+    for row in source.rejects:
+        if annotation.database is None or annotation.normal_id(row.video_id) in wanted:
+            problems.add(f"videos of the features that cannot be used ({row.reason})", row.video_id)
+    return problems.problems
+
+
+def _facts(settings: ScoreSettings, source: OpenedFeatures, loaded: LoadedModel | None) -> dict[str, Any]:
+    """What was evaluated, as plain values for the results."""
+    info = source.info or {}
+    model = {"aggregator": "mean"} if loaded is None else {"aggregator": loaded.name, "sha256": loaded.sha256}
+    made = {"encoder": info.get("encoder"), "pca": info.get("pca")}
+    return {
+        "metric": settings.metric,
+        "padding_size": settings.padding_size,
+        "features": {"sha256": source.digest(), "dim": source.dim, **made},
+        "model": model,
+    }
