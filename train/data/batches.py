@@ -24,7 +24,7 @@ class ViewSettings:
 
     feature_edits: Literal["auto", "none", "light", "medium", "strong"] = "auto"
     """Edits of the features (crop, speed, dropped and shuffled parts, noise) on anchors and positives. auto: medium
-    without labels, light with copies, none with pairs or groups."""
+    without labels, light with copies and pseudo labels, none with pairs or groups."""
     virtual_scenes: float | None = None
     """Share of the pairs that are moved to a random place in feature space, anchor and positive alike, so that few
     scenes teach what edits do rather than what these scenes are. Default: 1 below 500 groups, else 0."""
