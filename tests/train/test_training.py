@@ -251,6 +251,20 @@ def test_held_out_videos_are_not_trained_on(data: Data, tmp_path: Path) -> None:
     assert built.positives.num_items == 14 * 5
 
 
+def test_held_out_pairs_are_not_trained_on_and_what_they_connect_is_a_group(data: Data, tmp_path: Path) -> None:
+    pairs = (("s00", "s00__1"), ("s00__1", "s00__2"), ("s01", "s01__2"), ("s02", "elsewhere"))
+    held = write_csv(tmp_path / "held.csv", ("query", "video"), *pairs)
+    with start("single") as engine:
+        config = recipe(data, tmp_path, validate_pairs=held)
+        built = build(config, FeatureStore.open(data.store), engine)
+        validator = built.trainer.task.validator
+    assert not [name for name in built.positives.video_ids if name.startswith(("s00", "s01"))]
+    assert validator.video_ids == ["s00", "s00__1", "s00__2", "s01", "s01__2", "s02"]
+    assert [list(validator.groups).count(number) for number in validator.groups] == [3, 3, 3, 2, 2, 1]
+    with pytest.raises(UsageError, match="--validate-groups and --validate-pairs were given"):
+        recipe(data, tmp_path, validate_pairs=held, validate_groups=held)
+
+
 def test_initial_weights_depend_on_the_seed_and_not_on_torchs_state(data: Data, tmp_path: Path) -> None:
     torch.manual_seed(1)
     one = build_model(recipe(data, tmp_path), 32).state_dict()

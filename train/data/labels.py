@@ -74,6 +74,8 @@ class LabelSettings:
     """Largest share of the labelled videos whose features may be missing; above it nothing is trained."""
     validate_groups: Path | None = None
     """CSV with the columns video_id,group: held out of training, and retrieved now and then."""
+    validate_pairs: Path | None = None
+    """The same as a CSV of pairs, with the columns query,video or anchor,positive; what pairs connect is a group."""
     hold_out: float = 0.0
     """Share of the labelled groups to hold out for the same purpose; 0 holds out none."""
 
@@ -85,8 +87,13 @@ class LabelSettings:
             raise UsageError(f"{flags} were given; choose one (--groups and --copies go together)")
         if not 0 <= self.max_missing_share <= 1:
             raise UsageError(f"--max-missing-share is {self.max_missing_share}; it is a share of the videos, 0 to 1")
-        if self.hold_out and (self.validate_groups or not given):
-            raise UsageError("--hold-out takes its groups from a label file and cannot go with --validate-groups")
+        held = [name for name in ("validate_groups", "validate_pairs") if getattr(self, name) is not None]
+        if len(held) > 1:
+            raise UsageError("--validate-groups and --validate-pairs were given; choose one")
+        if self.hold_out and (held or not given):
+            raise UsageError(
+                "--hold-out takes its groups from a label file and cannot go with --validate-groups or --validate-pairs"
+            )
 
     def labelled(self) -> bool:
         """Whether a label file was given."""

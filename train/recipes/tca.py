@@ -35,7 +35,7 @@ from ..checkpoint import num_parameters
 from ..data.batches import BatchBuilder, ViewSettings
 from ..data.feature_edits import edits_of_strength
 from ..data.findings import Finding
-from ..data.labels import LABEL_FILES, Labels, LabelSettings, read_groups
+from ..data.labels import LABEL_FILES, Labels, LabelSettings, read_groups, read_pairs
 from ..data.positives import Positives, groups_of, match_labels
 from ..data.sampling import GlobalSampler, SamplingSettings
 from ..data.sources import OpenedFeatures, rejected
@@ -174,7 +174,7 @@ def build_model(config: TcaRecipe, dim: int) -> nn.Module:
 
 def identity_of(config: LoopConfig) -> dict[str, Any]:
     """The fields on which the result depends; label files count by content, elsewhere."""
-    free = FREE_FIELDS | {*LABEL_FILES, "validate_groups", "negatives", "max_missing_share", "num_workers"}
+    free = FREE_FIELDS | {*LABEL_FILES, "validate_groups", "validate_pairs", "negatives"}
     return {name: value for name, value in as_dict(config).items() if name not in free}
 
 
@@ -187,8 +187,12 @@ def set_threads(threads: int, engine: Engine) -> None:
 
 def _held_out(config: TcaRecipe, store: OpenedFeatures, labels: Labels | None) -> dict[str, int]:
     """Group number by held-out video."""
+    held: Labels | None = None
     if config.validate_groups is not None:
         held = read_groups(config.validate_groups)
+    elif config.validate_pairs is not None:
+        held = read_pairs(config.validate_pairs)
+    if held is not None:
         return {video_id: number for video_id, number in groups_of([], held).items() if video_id in store}
     if config.hold_out and labels is not None:
         known = groups_of(store.video_ids, labels)
