@@ -18,7 +18,7 @@ from reelkin.search import index as index_module
 from reelkin.search.embed import FeaturesInMemory
 from reelkin.search.index import SearchIndex, build_index
 from reelkin.search.similarity import chamfer, cosine
-from reelkin.train.checkpoint import save_model
+from reelkin.train.checkpoint import load_model, save_model
 from reelkin.train.embed import embed_frames, embed_videos, iter_embeddings, mean_pooled
 from reelkin.train.models.tca import TCA, TCAConfig
 
@@ -50,6 +50,22 @@ def model_folder(tmp_path: Path) -> Path:
     torch.manual_seed(0)
     save_model(TCA(TCAConfig(dim=DIM, num_heads=2, feedforward=32)), tmp_path / "model")
     return tmp_path / "model"
+
+
+def test_run_folders_and_published_weights_are_models_too(
+    store: FeatureStore, model_folder: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "run").mkdir()
+    model_folder.rename(tmp_path / "run" / "model")
+    torch.manual_seed(1)
+    published = TCA(TCAConfig(dim=DIM, num_heads=8, feedforward=32)).eval()
+    torch.save(published.state_dict(), tmp_path / "model.pth")
+    for name, model in (("run", load_model(tmp_path / "run" / "model")), ("model.pth", published)):
+        index = build_index(store, tmp_path / f"index of {name}", tmp_path / name)
+        expected = embed_videos(model, store, store.video_ids)
+        np.testing.assert_allclose(index.embeddings, expected, atol=1e-6)
+        (tmp_path / name).rename(tmp_path / f"{name} gone")
+        np.testing.assert_allclose(embed_videos(index.model, store, store.video_ids), expected, atol=1e-6)
 
 
 def test_hits_equal_a_full_sort_of_cosines(store: FeatureStore, model_folder: Path, tmp_path: Path) -> None:
@@ -93,8 +109,6 @@ def test_an_index_without_frames_says_so_when_asked_to_rerank(store: FeatureStor
 
 
 def test_batches_of_any_size_give_the_same_embeddings(store: FeatureStore, model_folder: Path) -> None:
-    from reelkin.train.checkpoint import load_model
-
     model = load_model(model_folder)
     alone = {e.video_id: e for e in iter_embeddings(model, store, store.video_ids, batch_frames=1)}
     together = {e.video_id: e for e in iter_embeddings(model, store, store.video_ids, batch_frames=10_000)}
