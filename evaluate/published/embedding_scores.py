@@ -122,7 +122,8 @@ class _Scoring:
     def run(self, queries: Sequence[str], database: Sequence[str]) -> MatrixScores | None:
         """See `score_embeddings`."""
         rank, size = self.engine.rank, self.engine.size
-        queries, database = self._by_length(queries), self._by_length(database)
+        row_of = {query: row for row, query in enumerate(queries)}
+        place_of = {video_id: place for place, video_id in enumerate(database)}
         matrix_bytes = 4 * len(queries) * len(database)
         if matrix_bytes > self.max_bytes / 2:
             raise UsageError(
@@ -130,21 +131,24 @@ class _Scoring:
                 f"--max-memory-gb {self.max_bytes / 1e9:.3g}; raise that, or evaluate on fewer queries"
             )
         # Shares are of like lengths, so that ranks come to their ends together.
-        share = database[rank::size]
+        by_length, sorted_queries = self._by_length(database), self._by_length(queries)
+        share = by_length[rank::size]
+        column_of = place_of if size == 1 else {video_id: column for column, video_id in enumerate(share)}
         own_QV = np.full((len(queries), len(share)), np.nan, dtype=np.float32)
         left = self.max_bytes - matrix_bytes - (own_QV.nbytes if size > 1 else 0)
-        parts, room = self._parts(queries, left // 4), min(left // 8, BLOCK_BYTES)
+        parts, room = self._parts(sorted_queries, left // 4), min(left // 8, BLOCK_BYTES)
         if len(parts) > 1:
             log.info("the queries' frame embeddings do not fit at once: the database is walked %d times", len(parts))
         with Progress(len(parts) * len(share), "videos", "scoring") as progress:
             for part in parts:
-                prepared = self._queries(queries[part], room)
+                prepared = self._queries(sorted_queries[part], room)
                 if prepared is None:
                     continue
                 ids, compare = prepared
-                rows = [row for row, query in enumerate(queries[part], part.start) if query in ids]
-                self._score(compare, own_QV, rows, share, room, progress)
-        return self._together(queries, database, own_QV)
+                rows = [row_of[query] for query in sorted_queries[part] if query in ids]
+                self._score(compare, own_QV, rows, share, column_of, room, progress)
+        places = [[place_of[video_id] for video_id in by_length[other::size]] for other in range(size)]
+        return self._together(queries, database, own_QV, places)
 
     def _by_length(self, ids: Sequence[str]) -> list[str]:
         return sorted(ids, key=lambda video_id: (self._num_frames(video_id), video_id))
@@ -216,11 +220,11 @@ class _Scoring:
         own_QV: Matrix,
         rows: Sequence[int],
         share: Sequence[str],
+        column_of: Mapping[str, int],
         max_bytes: int,
         progress: Progress,
     ) -> None:
         """Fill rows of this rank's matrix. Ranks go on block by block: none waits long for another at the end."""
-        column_of = {video_id: column for column, video_id in enumerate(share)}
         blocks = self._blocks(share, max_bytes)
         block = next(blocks, None)
         while self.engine.agree(block is not None, "videos are left to score"):
@@ -270,8 +274,10 @@ class _Scoring:
             return None
         return features
 
-    def _together(self, queries: Sequence[str], database: Sequence[str], own_QV: Matrix) -> MatrixScores | None:
-        """The whole matrix on rank 0, without videos that could not be used."""
+    def _together(
+        self, queries: Sequence[str], database: Sequence[str], own_QV: Matrix, places: Sequence[Sequence[int]]
+    ) -> MatrixScores | None:
+        """The whole matrix on rank 0, without videos that cannot be used; ``places``: columns of each rank's share."""
         rank, size = self.engine.rank, self.engine.size
         said = self.engine.all_gather_object({"bad": self.bad, "cut": sorted(self.cut)}, "videos left out")
         bad = {video_id: kind for each in said for video_id, kind in each["bad"].items()}
@@ -285,7 +291,13 @@ class _Scoring:
             what = "queries" if not rows else "videos to search in"
             named = "; ".join(problem.text for problem in problems.problems)
             raise ReelkinError(f"none of the {what} has features that can be used{': ' if named else ''}{named}")
-        matrix_QV = own_QV if size == 1 else self._gathered(len(queries), len(database), own_QV)
+        matrix_QV = (
+            own_QV
+            if size == 1
+            else self._gathered(
+                len(queries), np.concatenate([np.array(each, dtype=np.int64) for each in places]), own_QV
+            )
+        )
         if rank != 0:
             return None
         if len(rows) < len(queries) or len(columns) < len(database):
@@ -293,12 +305,11 @@ class _Scoring:
         kept_queries, kept = [queries[row] for row in rows], [database[column] for column in columns]
         return MatrixScores(kept_queries, kept, matrix_QV, {"metric": self.metric}, problems.problems)
 
-    def _gathered(self, num_queries: int, num_videos: int, own_QV: Matrix) -> Matrix:
+    def _gathered(self, num_queries: int, columns: NDArray[np.integer], own_QV: Matrix) -> Matrix:
         """The columns of all ranks, in order, on rank 0; rows go in parts, so that the others need little room."""
-        rank, size = self.engine.rank, self.engine.size
-        matrix_QV = np.empty((num_queries, num_videos) if rank == 0 else (0, 0), dtype=np.float32)
-        columns = np.concatenate([np.arange(other, num_videos, size) for other in range(size)])
-        step = max(1, GATHER_BYTES // (4 * max(1, num_videos)))
+        rank = self.engine.rank
+        matrix_QV = np.empty((num_queries, len(columns)) if rank == 0 else (0, 0), dtype=np.float32)
+        step = max(1, GATHER_BYTES // (4 * max(1, len(columns))))
         for begin in range(0, num_queries, step):
             part = torch.from_numpy(np.ascontiguousarray(own_QV[begin : begin + step].T))
             gathered_VQ = self.engine.all_gather(part, "similarities")
