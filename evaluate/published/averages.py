@@ -81,6 +81,5 @@ def interpolated_precision(before: Floats, size: Floats, hits: Floats, total: in
     """Highest precision at a recall of at least each level [L], as in averaged precision-recall curves; 0 beyond."""
     found = np.cumsum(hits)
     recall, precision = found / total, found / (before + size)
-    best_from = np.maximum.accumulate(precision[::-1])[::-1]
-    place = np.searchsorted(recall, levels - 1e-12, side="left")
-    return np.where(place < len(recall), best_from[np.minimum(place, max(len(recall) - 1, 0))], 0.0)
+    best_from = np.append(np.maximum.accumulate(precision[::-1])[::-1], 0.0)
+    return best_from[np.searchsorted(recall, levels - 1e-12, side="left")]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import lzma
 from dataclasses import dataclass
+from functools import lru_cache
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -26,8 +27,9 @@ class Content:
     path: Path
 
 
+@lru_cache(maxsize=2)
 def shipped(name: str) -> Content:
-    """An annotation that comes with the package, by the name of its file without ".json.xz".
+    """An annotation that comes with the package, by the name of its file without ".json.xz"; not to be changed.
 
     Raises:
         ReelkinError: it is not there or damaged: the installation is.

@@ -68,6 +68,11 @@ def _read(part: str, lists: Content, chosen: Content) -> Annotation:
             log.add("queries that the annotation does not speak of", query)
             continue
         labels[query] = _labels(query, by_query[query], chosen.path, log)
+    if not labels:
+        raise UsageError(
+            f"--annotations {chosen.path} speaks of none of the {len(queries)} queries of FIVR-{part.upper()}; give "
+            "the published annotation.json or fivr.pickle"
+        )
     log.add_all("annotated queries that the list of queries lacks", _strangers(part, by_query, queries, lists))
     if part == "200k":
         _log_absent(labels, in_database, log)
