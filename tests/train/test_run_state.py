@@ -256,6 +256,10 @@ def test_two_runs_do_not_share_a_folder(data: Data, tmp_path: Path, monkeypatch:
         with pytest.raises(UsageError, match="is in use: another process is training there"):
             folder.lock(seconds=0.0)
         other.kill()
+    folder.lock(seconds=10.0)
+    with pytest.raises(UsageError, match=rf"is in use: process {os.getpid()} on \S+ is training there"):
+        RunFolder(tmp_path).lock(seconds=0.0)
+    folder.unlock()
     assert train(recipe(data, tmp_path, steps=1)) == ExitCode.OK
 
 

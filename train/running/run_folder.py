@@ -25,6 +25,7 @@ import shutil
 import subprocess
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -84,17 +85,26 @@ class RunFolder:
         while True:
             try:
                 fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                self._sign()
                 return
             except BlockingIOError:
                 if time.monotonic() > until:
+                    holder = os.pread(self._lock, 200, 0).decode(errors="replace") or "another process"
                     self.unlock()
                     raise UsageError(
-                        f"{self.path} is in use: another process is training there. End it, or give another --output"
+                        f"{self.path} is in use: {holder} is training there. End it, or give another --output"
                     ) from None
                 time.sleep(0.1)
             except OSError as error:  # a file system without locks
                 log.warning("%s cannot be locked (%s); see to it that one run at a time uses it", self.path, error)
                 return
+
+    def _sign(self) -> None:
+        """Say in the lock who holds it; a disk too full for that keeps nobody from training."""
+        assert self._lock is not None
+        with suppress(OSError):
+            os.truncate(self._lock, 0)
+            os.pwrite(self._lock, f"process {os.getpid()} on {platform.node()}".encode(), 0)
 
     def unlock(self) -> None:
         """Let other processes train in this folder."""
