@@ -283,3 +283,12 @@ def test_mining_from_a_kind_that_is_not_there_is_refused_at_once(data: Data, tmp
         task_of(data, tmp_path, mining="topk", mining_from="background"),
     ):
         pass
+
+
+def test_groups_that_are_scattered_are_no_positives_of_supervised_contrast(data: Data, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="--virtual-scenes 0.5 with --loss supcon"):
+        TcaRecipe(features=data.store, output=tmp_path, loss="supcon", virtual_scenes=0.5)
+    with task_of(data, tmp_path / "supcon", loss="supcon") as task:
+        assert task.builder.virtual_scenes == 0
+    with task_of(data, tmp_path / "other") as task:
+        assert task.builder.virtual_scenes == 1

@@ -27,7 +27,8 @@ class ViewSettings:
     without labels, light with copies and pseudo labels, none with pairs or groups."""
     virtual_scenes: float | None = None
     """Share of the pairs that are moved to a random place in feature space, anchor and positive alike, so that few
-    scenes teach what edits do rather than what these scenes are. Default: 1 below 500 groups, else 0."""
+    scenes teach what edits do rather than what these scenes are. Default: 1 below 500 groups, else 0; 0 with
+    supcon."""
     max_frames: int = 128
     """Longer videos are cut to a random window of this many frames in training; validation takes them whole."""
     random_sampling: bool = False

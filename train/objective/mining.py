@@ -234,11 +234,11 @@ def mining_sums(negative: torch.Tensor, valid: torch.Tensor, chosen: MinedNegati
     some = valid.any(dim=1)
     hardest = negative.masked_fill(~valid, -2.0).amax(1)[some] if negative.shape[1] else negative.new_zeros(0)
     return {
-        "random_sum": float(negative.double().masked_fill(~valid, 0.0).sum()),
+        "random_sum": float(negative.masked_fill(~valid, 0.0).sum(dtype=torch.float64)),
         "random_count": float(valid.sum()),
-        "mined_sum": float(mined.double().masked_fill(~mined_valid, 0.0).sum()),
+        "mined_sum": float(mined.masked_fill(~mined_valid, 0.0).sum(dtype=torch.float64)),
         "mined_count": float(mined_valid.sum()),
         "entered_count": float(chosen.valid.sum()),
-        "hardest_sum": float(hardest.double().sum()),
+        "hardest_sum": float(hardest.sum(dtype=torch.float64)),
         "hardest_count": float(some.sum()),
     }

@@ -78,6 +78,11 @@ class TcaRecipe(
         super().__post_init__()
         if self.queue_size and not (self.queue_positives or self.negatives_per_anchor):
             raise UsageError("--no-queue-positives leaves the queue empty; draw negatives: --negatives-per-anchor 16")
+        if self.loss == "supcon" and self.virtual_scenes:
+            raise UsageError(
+                f"--virtual-scenes {self.virtual_scenes} with --loss supcon: videos of a group that were moved to "
+                "different places show the same no longer, yet would be positives; leave it out, or choose another loss"
+            )
 
 
 @dataclass(frozen=True)
@@ -162,6 +167,8 @@ def virtual_scenes(config: TcaRecipe, positives: Positives) -> float:
     """The share of moved pairs that a missing ``--virtual-scenes`` stands for."""
     if config.virtual_scenes is not None:
         return config.virtual_scenes
+    if config.loss == "supcon":  # takes what other pairs of a group left in batch and queue for positives
+        return 0.0
     return 1.0 if len(np.unique(positives.groups[positives.anchors, 0])) < FEW_GROUPS else 0.0
 
 
