@@ -89,7 +89,8 @@ def features(options: argparse.Namespace) -> None:
 def annotate(options: argparse.Namespace) -> None:
     """Write vcdb.pickle over the training half: pairs within a group, every third group as background.
 
-    A copy into which another video was joined shows that one too; it belongs to both and is left out of the pairs.
+    A copy into which another video was joined counts for its own group only, so a background video may show a part of
+    it: with so few videos, leaving such copies out would leave too few pairs.
     """
     out = options.output
     group_of = {row["video_id"]: row["group"] for row in read_rows(out / "groups.csv")}
@@ -97,7 +98,6 @@ def annotate(options: argparse.Namespace) -> None:
     for row in read_rows(out / "training.csv"):
         members[group_of[row["video_id"]]][row["video_id"]] = None
     rows = read_rows(out / "training-copies.csv")
-    joined = {row["copy_id"] for row in rows if row["other_source_id"]}
     for row in rows:
         members[group_of[row["source_id"]]][row["copy_id"]] = None
     stored = set(FeatureStore.open(out / "store").video_ids)
@@ -106,7 +106,7 @@ def annotate(options: argparse.Namespace) -> None:
     pairs: list[dict[str, Any]] = []
     for number, name in enumerate(names):
         if number % 3:
-            whole = sorted(video_id for video_id in members[name] if video_id in stored - joined)
+            whole = sorted(video_id for video_id in members[name] if video_id in stored)
             found = list(itertools.combinations(whole, 2))
             chosen = np.random.default_rng(number).permutation(len(found))[: options.pairs_per_group]
             pairs += [{"videos": list(found[place]), "overlap": [1.0, 1.0]} for place in sorted(chosen)]
