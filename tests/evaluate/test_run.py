@@ -104,6 +104,20 @@ def test_the_library_call_gives_the_figures_of_the_command(world: World, tmp_pat
             assert results.mean(method["method"], task["name"]) == pytest.approx(method["map"], abs=1e-9)
 
 
+def test_a_run_folder_and_published_weights_are_evaluated_like_a_model_folder(world: World, tmp_path: Path) -> None:
+    model = TCA(TCAConfig(dim=DIM, num_heads=8, feedforward=16)).eval()
+    save_model(model, tmp_path / "run" / "model")
+    torch.save({f"encoder_q.{key}": value for key, value in model.state_dict().items()}, tmp_path / "model.pth")
+    found = []
+    for given in (tmp_path / "run" / "model", tmp_path / "run", tmp_path / "model.pth"):
+        truth = ("--ground-truth", world.folder / "edits.csv", "--methods", "tca-video")
+        assert world.run(*truth, "--model", given, "--output", tmp_path / "results") == ExitCode.OK
+        results = read(tmp_path / "results")
+        assert results["inputs"]["model"]["config"]["dim"] == DIM and len(results["inputs"]["model"]["sha256"]) == 64
+        found.append([method["map"] for task in results["tasks"] for method in task["methods"]])
+    assert found[0] == found[1] == found[2] and len(found[0]) > 0
+
+
 def test_evaluation_of_an_index_is_that_of_its_model(world: World, tmp_path: Path) -> None:
     build_index(world.store, tmp_path / "index", world.folder / "model")
     truth = ("--ground-truth", world.folder / "edits.csv", "--methods", "tca-video")
