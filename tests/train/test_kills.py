@@ -22,6 +22,7 @@ from .conftest import RUN, Data, command_for
 KILLS = 20
 STEPS = 200
 END_SECONDS = 240.0
+AIMS = ("starting", "saving", "saving", "stepping", "stepping")
 
 
 def command(backend: str, ranks: int, data: Data, output: Path) -> list[str]:
@@ -102,14 +103,14 @@ def strike(run: Run, rng: np.random.Generator) -> str:
     """Kill -9 something at a random moment; what was hit, or "" when the run ended before."""
     base = RunFolder(run.output).last_checkpoint()
     first = 0 if base is None else int(base.name.partition("-")[2])
-    victim, ahead, aim = int(rng.integers(0, run.ranks + 1)), int(rng.integers(1, 7)), rng.choice(4)
+    victim, ahead, aim = int(rng.integers(0, run.ranks + 1)), int(rng.integers(1, 7)), str(rng.choice(AIMS))
     delay = float(rng.uniform(0, 0.1))
-    if aim == 0:  # while starting
+    if aim == "starting":
         moment = float(rng.uniform(0.2, 6.0))
         alive = run.until(lambda: time.monotonic() - run.begun > moment and victim in run.pids())
     else:
         alive = run.until(lambda: run.step() > first and run.step() >= first + ahead)
-        if aim == 1:
+        if aim == "saving":
             alive = alive and run.until(run.saving)
         else:
             time.sleep(delay)
@@ -127,8 +128,7 @@ def strike(run: Run, rng: np.random.Generator) -> str:
                 os.kill(pid, signal.SIGKILL)
             except OSError:
                 continue
-    where = ["starting", "saving", "stepping", "stepping"][aim]
-    return f"{'launcher' if victim == run.ranks else f'rank {victim}'} while {where}"
+    return f"{'launcher' if victim == run.ranks else f'rank {victim}'} while {aim}"
 
 
 @pytest.mark.slow

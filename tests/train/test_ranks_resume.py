@@ -188,7 +188,7 @@ def test_a_full_disk_ends_all_ranks_with_the_reason_and_the_same_command_goes_on
 def test_what_is_not_finite_ends_all_ranks_before_the_update_with_step_rank_and_ids(
     data: Data, tmp_path: Path, launch: Launch
 ) -> None:
-    failed = launch("torch", RUN, *flags(data, tmp_path, lr="1e38", clip_norm=0, warmup_steps=0), timeout=300)
+    failed = launch("torch", RUN, *flags(data, tmp_path, lr="1e30", clip_norm=0, warmup_steps=0), timeout=300)
     assert failed.returncode != 0
     said = outcome(tmp_path)
     assert said["exit_code"] == 1 and "is not finite, so the weights were left as after step" in said["reason"]
