@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from .annotation import NAMED, Problem, Source
@@ -75,6 +75,7 @@ class Outcome:
         rows: a row for each measure that averages over queries, and query.
         curves: by measure.
         problems: all that was found wrong or missing, in the annotation and in the scores.
+        facts: what made the scores (model, features, metric), plain values.
     """
 
     dataset: str
@@ -90,6 +91,7 @@ class Outcome:
     rows: Sequence[QueryRow]
     curves: Mapping[str, Curve]
     problems: Sequence[Problem]
+    facts: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def coverage(self) -> str:
@@ -114,6 +116,7 @@ class Outcome:
                 "queries": [self.queries.found, self.queries.of],
                 "database": [self.database.found, self.database.of],
             },
+            "scores": dict(self.facts),
             "metrics": dict(self.figures),
             "intervals": {name: _listed(interval) for name, interval in self.intervals.items()},
             "queries": per_query,

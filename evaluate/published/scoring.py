@@ -29,7 +29,8 @@ CURVE_POINTS = 500
 
 
 class Scores(Protocol):
-    """Similarities of queries and videos; larger is more similar."""
+    """Similarities of queries and videos; larger is more similar. Their ``problems`` and ``facts``, if they have any, go
+    into the outcome."""
 
     @property
     def queries(self) -> Sequence[str]:
@@ -256,7 +257,8 @@ class _Evaluation:
             intervals=intervals if self.num_resamples else {},
             rows=self.rows,
             curves=curves,
-            problems=(*self.annotation.problems, *self.log.problems),
+            problems=(*self.annotation.problems, *getattr(self.scores, "problems", ()), *self.log.problems),
+            facts=getattr(self.scores, "facts", {}),
         )
 
     def _by_group(self, state: _State) -> dict[str, tuple[float | None, tuple[float, float] | None]]:

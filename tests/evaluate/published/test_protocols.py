@@ -7,7 +7,7 @@ import pytest
 from sklearn.metrics import average_precision_score
 
 from reelkin.core.errors import ReelkinError, UsageError
-from reelkin.evaluate.published.annotation import Annotation
+from reelkin.evaluate.published.annotation import Annotation, Problem
 from reelkin.evaluate.published.measures import Present
 from reelkin.evaluate.published.outcome import Outcome
 from reelkin.evaluate.published.protocols import PROTOCOLS, description, make_measures
@@ -194,6 +194,15 @@ def test_rows_of_another_length_or_kind_are_refused() -> None:
         evaluate_scores(annotation, cases.Table(["a"], ["x", "y"], np.array([[1, 2]])))
     with pytest.raises(ReelkinError, match=r"shape \(3,\); expected real numbers of shape \(2,\)"):
         evaluate_scores(annotation, cases.Table(["a"], ["x", "y"], np.zeros((1, 3))))
+
+
+def test_what_the_scores_say_of_themselves_goes_into_the_outcome() -> None:
+    annotation = pairs({"a": {"positive": ("x",)}})
+    scores = table({"a": {"x": 1, "y": 2}})
+    scores.problems, scores.facts = (Problem("videos without a frame", 1, ("z",)),), {"metric": "cosine"}
+    outcome = evaluate_scores(annotation, scores)
+    assert kinds(outcome)["videos without a frame"] == (1, ("z",))
+    assert outcome.as_json()["scores"] == {"metric": "cosine"}
 
 
 def test_infinite_scores_are_ranked() -> None:
