@@ -173,17 +173,12 @@ class _Scoring:
 
     def _queries(self, queries: Sequence[str], max_bytes: int) -> tuple[set[str], Compare] | None:
         """Embeds the queries, each rank its share: which of them can be used, and what compares videos with them."""
-        own = [
-            found for block in self._blocks(queries[self.engine.rank :: self.engine.size], max_bytes) for found in block
-        ]
-        everyone = self._exchange(own)
+        share = queries[self.engine.rank :: self.engine.size]
+        everyone = self._exchange([found for block in self._blocks(share, max_bytes) for found in block])
         order = [query for query in queries if query in everyone]
-        embeddings = [everyone[query] for query in order]
         if not order:
-            raise ReelkinError(
-                f"none of the {len(queries)} queries has features that can be used; look at the store with "
-                "extract/verify.py"
-            )
+            return None
+        embeddings = [everyone[query] for query in order]
         tile, device = min(TILE_BYTES, max(1, max_bytes // 4)), self.engine.device
         if self.by_frames:
             stacked = ChamferQueries(
