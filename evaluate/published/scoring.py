@@ -29,8 +29,10 @@ CURVE_POINTS = 500
 
 
 class Scores(Protocol):
-    """Similarities of queries and videos; larger is more similar. Their ``problems`` and ``facts``, if they have any, go
-    into the outcome."""
+    """Similarities of queries and videos; larger is more similar.
+
+    Their ``problems`` and ``facts``, if they have any, go into the outcome.
+    """
 
     @property
     def queries(self) -> Sequence[str]:
