@@ -319,8 +319,8 @@ def published_similarity(distance_QV: Matrix) -> Matrix:
     The scale differs from video to video, so a query's ranking by it is not that of the distances.
     """
     largest_V = distance_QV.max(axis=0, keepdims=True)
-    similarity_QV: Matrix = 1 - distance_QV / np.where(largest_V > 0, largest_V, np.float32(1))
-    return similarity_QV
+    scale_V: Matrix = np.where(largest_V > 0, largest_V, 1).astype(np.float32)
+    return 1 - distance_QV / scale_V
 
 
 def _frames(found: Embedding) -> Matrix:
