@@ -11,7 +11,7 @@ from torch import nn
 
 from ..core.errors import ReelkinError
 from ..extract.describe import COMPARED
-from ..train.checkpoint import LoadedModel
+from ..train.checkpoint import NOT_RECORDED, LoadedModel
 
 
 class FeaturesInMemory:
@@ -40,7 +40,7 @@ def check_model(
         model: the model.
         source: whose ``dim`` is that of the features.
         loaded: where the model comes from, and what it was trained on.
-        info: what made the features: ``encoder`` and ``pca`` of store.json.
+        info: what made the features: ``encoder`` and ``pca`` of store.json; what is not known is not compared.
 
     Raises:
         ReelkinError: with every difference, both sides named.
@@ -49,15 +49,15 @@ def check_model(
     has = getattr(source, "dim", takes)
     differences = [] if takes == has else [f"it takes features of {takes} dimensions, these have {has}"]
     facts = loaded.facts if loaded else {}
-    if info is not None and isinstance(facts.get("frame encoder"), dict):
-        trained, made = facts["frame encoder"], info.get("encoder") or {}
+    if info is not None and "encoder" in info and isinstance(facts.get("frame encoder"), dict):
+        trained, made = facts["frame encoder"], info["encoder"] or {}
         differences += [
             f"encoder {key} was {trained.get(key)!r}, is {made.get(key)!r}"
             for key in COMPARED
             if trained.get(key) != made.get(key)
         ]
-    if info is not None and "PCA" in facts:
-        trained_pca, pca = facts["PCA"], (info.get("pca") or {}).get("sha256", "none")
+    if info is not None and "pca" in info and facts.get("PCA", NOT_RECORDED) != NOT_RECORDED:
+        trained_pca, pca = facts["PCA"], (info["pca"] or {}).get("sha256", "none")
         differences += [] if trained_pca == pca else [f"PCA was {trained_pca!r}, is {pca!r}"]
     if differences:
         where = f" in {loaded.path}" if loaded else ""

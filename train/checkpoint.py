@@ -18,6 +18,8 @@ from .models.aggregators import build_aggregator
 from .models.published_weights import read_published_weights
 
 FORMAT, VERSION = "reelkin-model", 1
+NOT_RECORDED = "not recorded"
+"""Said of what made the features where their file does not tell (HDF5); then it cannot be compared either."""
 
 
 def save_model(model: nn.Module, folder: str | Path, facts: Mapping[str, Any] | None = None) -> None:

@@ -49,7 +49,7 @@ class Hdf5Features:
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
-        self.info: dict[str, Any] = {"encoder": None, "pca": None, "layout": "hdf5"}
+        self.info: dict[str, Any] = {"layout": "hdf5"}
         self._reader = Hdf5Reader(self.path)
         self._opened: tuple[int, Any] | None = None
         self._lock = threading.Lock()

@@ -43,7 +43,7 @@ class OpenedFeatures(WindowSource, Protocol):
 
     Attributes:
         path: where it lies.
-        info: ``encoder``, ``pca`` and so on, as store.json has them; None where it is not known.
+        info: ``encoder``, ``pca`` and so on, as store.json has them; what is not known is absent.
     """
 
     path: Path

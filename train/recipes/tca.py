@@ -31,7 +31,7 @@ from ...core.engine import Engine
 from ...core.engine.batch_norm import synchronise_batch_norm
 from ...core.errors import UsageError
 from ...core.seeds import seed_of
-from ..checkpoint import num_parameters
+from ..checkpoint import NOT_RECORDED, num_parameters
 from ..data.batches import BatchBuilder, ViewSettings
 from ..data.feature_edits import edits_of_strength
 from ..data.findings import Finding
@@ -211,13 +211,12 @@ def _held_out(config: TcaRecipe, store: OpenedFeatures, labels: Labels | None) -
 def _facts(
     config: TcaRecipe, store: OpenedFeatures, positives: Positives, model: nn.Module, steps: int
 ) -> dict[str, Any]:
-    encoder = store.info.get("encoder") or {}
     return {
         "recipe": config.recipe,
         "trained on": f"{len(positives.video_ids)} videos: {positives.summary}",
         "features": store.digest(),
-        "frame encoder": encoder or "not recorded",
-        "PCA": (store.info.get("pca") or {}).get("sha256", "none"),
+        "frame encoder": store.info.get("encoder") or NOT_RECORDED,
+        "PCA": (store.info["pca"] or {}).get("sha256", "none") if "pca" in store.info else NOT_RECORDED,
         "loss": config.loss,
         "steps": steps,
         "global batch": config.batch_size,
