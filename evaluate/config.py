@@ -29,7 +29,9 @@ STRENGTHS = ("easy", "medium", "hard")
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluateConfig:
-    """Score a model and the trivial solutions against a ground truth; writes results.json, queries.csv, report.html."""
+    """Score a model and the trivial solutions against a ground truth; writes results.json, queries.csv, report.html.
+
+    With --dataset NAME a published benchmark is evaluated instead: see evaluate/run.py --dataset FIVR-5K --help."""
 
     ground_truth: Path
     """CSV with the heading query,video or video_id,group or file,group, or an edits.csv (copy_id,source_id,strength):

@@ -128,10 +128,21 @@ class Outcome:
             "problems": [problem.as_json() for problem in self.problems],
         }
 
-    def text(self) -> str:
-        """The figures for a terminal; each line says how much is there."""
+    def text(self, others: Mapping[str, Outcome] | None = None) -> str:
+        """The figures for a terminal, and those of ``others`` by name; each line says how much is there."""
         version = f", annotation {self.version}" if self.version else ""
-        lines = [f"{self.dataset}{version}, protocol {self.protocol}: {self.coverage} have scores"]
+        lines = [
+            f"{self.dataset}{version}, protocol {self.protocol}: {self.coverage} have scores",
+            *self.figure_lines(),
+        ]
+        for name, other in (others or {}).items():
+            lines += [f"{name}:", *other.figure_lines()]
+        lines += [f"note: {problem.text} [{self.coverage}]" for problem in self.problems]
+        return "\n".join(lines)
+
+    def figure_lines(self) -> list[str]:
+        """A line for each figure; those of events stand under their names."""
+        lines = []
         for name, figure in self.figures.items():
             interval = self.intervals.get(name)
             if isinstance(figure, dict):
@@ -139,8 +150,7 @@ class Outcome:
                 lines += [self._line(group, value, of_group.get(group)) for group, value in figure.items()]
             else:
                 lines.append(self._line(name, figure, interval if isinstance(interval, tuple) else None))
-        lines += [f"note: {problem.text}" for problem in self.problems]
-        return "\n".join(lines)
+        return lines
 
     def _line(self, name: str, figure: float | None, interval: tuple[float, float] | None) -> str:
         value = "no query has a positive" if figure is None else f"{figure:.4f}"

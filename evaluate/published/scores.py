@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -18,6 +20,11 @@ from ...train.models.aggregators import MeanPooling, MeanPoolingConfig, out_dim
 from .annotation import Annotation, Problem, ProblemLog
 from .embedding_scores import MatrixScores, Metric, score_embeddings
 from .similarity_file import FileScores, read_similarities
+
+log = logging.getLogger("reelkin.evaluate")
+
+OF_MODELS = ("num_layers", "output_dim", "num_clusters")
+"""Settings that say what a model must be like."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,7 +67,7 @@ class ScoreSettings:
         if self.similarities and (self.model_path or self.metric != "cosine"):
             given = "--model_path" if self.model_path else f"--metric {self.metric}"
             raise UsageError(f"{given} goes with --feature_path; --similarities holds finished similarities")
-        for name in ("padding_size", "pca_components", "num_layers", "output_dim", "num_clusters"):
+        for name in ("padding_size", "pca_components", *OF_MODELS):
             if getattr(self, name) < 0:
                 raise UsageError(f"--{name} is {getattr(self, name)}; it must not be negative")
         if not self.max_memory_gb > 0:
@@ -70,6 +77,61 @@ class ScoreSettings:
     def max_bytes(self) -> int:
         """The bound in bytes."""
         return int(self.max_memory_gb * 1e9)
+
+
+@dataclass(frozen=True)
+class Videos:
+    """Features and a model, opened and checked, with the ids of a benchmark that they hold.
+
+    Attributes:
+        settings: what was asked for.
+        source: the features.
+        model: in eval mode; mean pooling where none was given.
+        loaded: where it comes from; None for mean pooling.
+        queries, database: ids as the features spell them.
+        problems: videos of the annotation whose features cannot be used.
+    """
+
+    settings: ScoreSettings
+    source: OpenedFeatures
+    model: nn.Module
+    loaded: LoadedModel | None
+    queries: Sequence[str]
+    database: Sequence[str]
+    problems: tuple[Problem, ...] = ()
+
+    @property
+    def aggregator(self) -> str:
+        """The model's name."""
+        return str(self.model.name)
+
+    def score(
+        self, engine: Engine, *, model: nn.Module | None = None, metric: Metric | None = None
+    ) -> MatrixScores | None:
+        """Similarities on rank 0, None on the others; all ranks call it.
+
+        Args:
+            engine: its ranks share the work.
+            model, metric: instead of those of the settings.
+
+        Raises:
+            UsageError, ReelkinError: as `score_embeddings`.
+        """
+        settings = self.settings
+        scores = score_embeddings(
+            self.source,
+            self.model if model is None else model,
+            self.queries,
+            self.database,
+            engine=engine,
+            metric=metric or settings.metric,
+            max_bytes=settings.max_bytes,
+            max_frames=settings.padding_size,
+        )
+        if scores is None:
+            return None
+        facts = {**scores.facts, **_facts(settings, self.source, self.loaded)}
+        return replace(scores, facts=facts, problems=(*self.problems, *scores.problems))
 
 
 def open_scores(settings: ScoreSettings, annotation: Annotation, engine: Engine) -> FileScores | MatrixScores | None:
@@ -86,6 +148,16 @@ def open_scores(settings: ScoreSettings, annotation: Annotation, engine: Engine)
     if settings.similarities is not None:
         path, max_bytes = settings.similarities, settings.max_bytes
         return read_similarities(path, max_bytes) if engine.is_main else None
+    return open_videos(settings, annotation).score(engine)
+
+
+def open_videos(settings: ScoreSettings, annotation: Annotation) -> Videos:
+    """The features and the model of the settings, for the videos of a benchmark.
+
+    Raises:
+        UsageError, ReelkinError: a file cannot be used, the model was trained on other features, or no query or no
+            video of the annotation has features.
+    """
     assert settings.feature_path is not None
     source = open_features(settings.feature_path, settings.pca_components or None)
     model, loaded = _open_model(settings, source)
@@ -97,25 +169,22 @@ def open_scores(settings: ScoreSettings, annotation: Annotation, engine: Engine)
                 f"none of the {what} of {annotation.dataset} has features in {settings.feature_path} (an id there: "
                 f"{first!r}, in the annotation: {annotation.queries[0]!r})"
             )
-    scores = score_embeddings(
-        source, model, queries, database, engine=engine, metric=settings.metric, max_bytes=settings.max_bytes,
-        max_frames=settings.padding_size,
-    )  # fmt: skip
-    if scores is None:
-        return None
-    facts = {**scores.facts, **_facts(settings, source, loaded)}
-    return replace(scores, facts=facts, problems=(*_rejected(source, annotation), *scores.problems))
+    return Videos(settings, source, model, loaded, queries, database, _rejected(source, annotation))
 
 
 def _open_model(settings: ScoreSettings, source: OpenedFeatures) -> tuple[nn.Module, LoadedModel | None]:
     """The model, checked against the features and the flags. Raises ReelkinError and UsageError."""
     if settings.model_path is None:
+        if ignored := [f"--{name}" for name in OF_MODELS if getattr(settings, name)]:
+            log.info("without effect on mean pooling: %s", ", ".join(ignored))
         return MeanPooling(MeanPoolingConfig(dim=source.dim)), None
     loaded = open_model(settings.model_path)
     check_model(loaded.module, source, loaded, source.info)
     config: Any = getattr(loaded.module, "config", None)
     has = {"num_layers": getattr(config, "num_layers", None), "num_clusters": getattr(config, "num_clusters", None)}
     has["output_dim"] = out_dim(loaded.module)
+    if ignored := [f"--{name}" for name, value in has.items() if getattr(settings, name) and value is None]:
+        log.info("without effect on the model %s: %s", loaded.name, ", ".join(ignored))
     for name, value in has.items():
         wanted = getattr(settings, name)
         if wanted and value is not None and wanted != value:
@@ -145,7 +214,10 @@ def _facts(settings: ScoreSettings, source: OpenedFeatures, loaded: LoadedModel 
     """What was evaluated, as plain values for the results."""
     info = source.info or {}
     model = {"aggregator": "mean"} if loaded is None else {"aggregator": loaded.name, "sha256": loaded.sha256}
-    made = {"encoder": info.get("encoder"), "pca": info.get("pca")}
+    encoder = info.get("encoder")
+    if isinstance(encoder, dict):  # no path of the machine that made them
+        encoder = {key: value for key, value in encoder.items() if key != "weights_path"}
+    made = {"encoder": encoder, "pca": info.get("pca"), "sampling": info.get("sampling")}
     return {
         "metric": settings.metric,
         "padding_size": settings.padding_size,

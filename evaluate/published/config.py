@@ -1,0 +1,100 @@
+"""The configuration of the command's other mode: a published benchmark, chosen with --dataset."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal
+
+import tyro
+
+from ...core.config import super_init
+from ...core.errors import UsageError
+from .annotation import Annotation
+from .benchmarks import DATASETS, read_annotation
+from .scores import ScoreSettings
+
+EXAMPLE = (
+    "evaluate/run.py --dataset FIVR-5K --feature_path store --model_path run/model --metric cosine --output results"
+)
+RESULTS = "results.json"
+
+
+@dataclass(frozen=True, kw_only=True)
+class PublishedConfig(ScoreSettings):
+    """Score a model, or a file of similarities, on a published benchmark; writes results.json, queries.csv, report.html
+    and plots."""
+
+    dataset: Annotated[str, tyro.conf.arg(aliases=("-d",))]
+    """FIVR-5K, FIVR-200K, VCDB (with distractors), VCDB-CORE, CC_WEB_VIDEO, EVVE, SVD, or PAIRS: a list of your own."""
+    annotations: str = ""
+    """Ground truth instead of the one that comes with the program: a published file, for PAIRS a CSV with the columns
+    query, video and label. Of FIVR also: old (the default, on which published figures rest) or new."""
+    protocol: Literal["corrected", "legacy"] = "corrected"
+    """corrected measures what the figures' names say; legacy gives the figures that the published code prints, its
+    faults included. The report and docs/evaluate.md say what differs."""
+    bootstrap: int = 0
+    """Resamples of the queries for a 95 % interval beside each figure; 1000 will do. 0: no intervals."""
+    baselines: bool = False
+    """Also score what needs no training: chance and, of features, mean pooling and the model without its training."""
+    positive_labels: str = ""
+    """Of PAIRS: comma-separated labels that mean positive; every other then means negative. Default: 1, true, yes,
+    positive against 0, false, no, negative; -1, unclear and ignore leave the pair out."""
+    judged_only: bool = False
+    """Of PAIRS: rank for each query only the videos that it is judged against."""
+    output: Path | None = None
+    """A .json file or a folder (then FOLDER/results.json); the table, the report and the plots go beside it. Default:
+    the figures are printed only."""
+    shards: Path | None = None
+    """Shards of the same videos: for the pictures in the report."""
+    examples: int = 6
+    """Queries shown in the report with what went wrong."""
+    show: str = ""
+    """Measure whose failures the report shows. Default: the first."""
+    title: str = ""
+    """Heading of the report. Default: the benchmark's name."""
+    limit: int = 0
+    """Evaluate only the first so many queries of those that are there; 0: all."""
+    seed: int = 0
+    """Of the bootstrap."""
+    backend: Literal["auto", "horovod", "torch", "single"] = "auto"
+    """What connects the ranks; auto goes by the launcher."""
+    deadline: float = 300.0
+    """Seconds that ranks wait for one another before the run is ended."""
+    dry_run: bool = False
+    """Print the configuration, the coverage and what it takes, and stop."""
+
+    def __post_init__(self) -> None:
+        super_init(PublishedConfig, self)
+        if self.dataset.upper() not in DATASETS:
+            raise UsageError(f"--dataset {self.dataset} is none of {', '.join(DATASETS)}")
+        for name in ("bootstrap", "limit", "examples"):
+            if getattr(self, name) < 0:
+                raise UsageError(f"--{name} is {getattr(self, name)}; it must not be negative")
+        if self.shards and not self.output:
+            raise UsageError(f"--shards {self.shards} is for the pictures in the report; say where to with --output")
+
+    def annotation(self) -> Annotation:
+        """The ground truth. Raises as `benchmarks.read_annotation`."""
+        labels = [label.strip() for label in self.positive_labels.split(",") if label.strip()]
+        return read_annotation(self.dataset, self.annotations, positive_labels=labels, judged_only=self.judged_only)
+
+    @property
+    def results_path(self) -> Path | None:
+        """Where results.json goes, whatever it is called."""
+        if self.output is None or self.output.suffix == ".json":
+            return self.output
+        return self.output / RESULTS
+
+    def beside(self, name: str) -> Path | None:
+        """Where another file of the results goes: results of several systems can lie in one folder."""
+        path = self.results_path
+        return None if path is None else path.with_name(name if path.name == RESULTS else f"{path.stem}.{name}")
+
+    @property
+    def without_effect(self) -> list[str]:
+        """Flags that were given and change nothing."""
+        if self.similarities is None:
+            return []
+        flags = ("padding_size", "pca_components", "num_layers", "output_dim", "num_clusters")
+        return [f"--{name}" for name in flags if getattr(self, name)]

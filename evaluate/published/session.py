@@ -1,0 +1,172 @@
+"""An evaluation on a published benchmark, from the configuration to the files: what evaluate/run.py --dataset does."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import partial
+
+from ...core.config import as_dict
+from ...core.engine import Engine, start
+from ...core.errors import ExitCode
+from ...core.launched import launched_rank
+from ...core.logs import setup_logging
+from .annotation import Annotation, Problem
+from .baselines import Chance, embedding_baselines
+from .config import PublishedConfig
+from .embedding_scores import MatrixScores
+from .outcome import Outcome
+from .publishing import Evaluation, System, check_writable, hash_of_ids, publish
+from .scores import Videos, open_videos
+from .scoring import Scores, evaluate_scores
+from .similarity_file import FileScores, read_similarities
+
+log = logging.getLogger("reelkin.evaluate")
+
+ALONE_SECONDS = 4 * 3600.0
+"""How long rank 0 may take for the figures and the report while the others wait."""
+
+
+def run(config: PublishedConfig) -> int:
+    """Evaluate under whatever launcher started this process; returns the exit code.
+
+    Raises:
+        UsageError, ReelkinError: what is wrong and where.
+    """
+    if config.dry_run:
+        if launched_rank() == 0:
+            setup_logging()
+            print(dry_run_text(config))
+        return int(ExitCode.OK)
+    if config.results_path is not None:
+        check_writable(config.results_path)
+    with start(config.backend, config.deadline) as engine:
+        setup_logging(engine.rank)
+        if config.without_effect:
+            log.info("without effect on finished similarities: %s", ", ".join(config.without_effect))
+        annotation = config.annotation()
+        if config.similarities is not None:
+            path, max_bytes = config.similarities, config.max_bytes
+            _on_main(engine, lambda: _conclude(config, annotation, read_similarities(path, max_bytes)))
+        else:
+            _score_features(config, annotation, engine)
+    return int(ExitCode.OK)
+
+
+def _score_features(config: PublishedConfig, annotation: Annotation, engine: Engine) -> None:
+    videos = _limited_videos(open_videos(config, annotation), annotation, config.limit)
+    baselines: list[System] = []
+
+    def keep(name: str, description: str, scores: MatrixScores | None) -> None:
+        assert scores is not None
+        baselines.append(System(name, description, _evaluate(config, annotation, scores)))
+
+    # One matrix of similarities is held at a time: the model's comes last, since the report asks it again.
+    for each in embedding_baselines(videos) if config.baselines else ():
+        scores = videos.score(engine, model=each.model, metric=each.metric)
+        _on_main(engine, partial(keep, each.name, each.description, scores))
+        del scores
+    own = videos.score(engine)
+
+    def conclude() -> None:
+        assert own is not None
+        _conclude(config, annotation, own, videos, baselines)
+
+    _on_main(engine, conclude)
+
+
+def _on_main(engine: Engine, work: Callable[[], None]) -> None:
+    """Rank 0's part, for which the others wait; what it raises is raised on all."""
+    with engine.extend_deadline(ALONE_SECONDS):
+        engine.on_main(work, "the figures")
+
+
+def _conclude(
+    config: PublishedConfig,
+    annotation: Annotation,
+    scores: FileScores | MatrixScores,
+    videos: Videos | None = None,
+    baselines: Sequence[System] = (),
+) -> None:
+    """Figures, files and the text on the terminal."""
+    if isinstance(scores, FileScores):
+        scores = replace(scores, queries=first_queries(scores.queries, annotation, config.limit))
+    system = System(*_named(scores, videos), _evaluate(config, annotation, scores))
+    if config.baselines:
+        tied = config.protocol == "corrected"
+        text = "the same score for every video: the mean over all rankings" if tied else "one random ranking a query"
+        chance = _evaluate(config, annotation, Chance(scores, tied, config.seed))
+        baselines = (*baselines, System("chance", text, chance))
+    evaluation = Evaluation(
+        system=system,
+        baselines=baselines,
+        groups=annotation.groups,
+        database_sha256=hash_of_ids(annotation, scores.database),
+        config=as_dict(config),
+    )
+    written = []
+    if config.results_path is not None:
+        queries = config.beside("queries.csv")
+        assert queries is not None
+        publish(evaluation, config.results_path, queries)
+        written = [config.results_path, queries]
+    print(evaluation.text())
+    if written:
+        print(f"written, of {system.outcome.coverage}: {', '.join(map(str, written))}")
+
+
+def _evaluate(config: PublishedConfig, annotation: Annotation, scores: Scores) -> Outcome:
+    outcome = evaluate_scores(
+        annotation, scores, protocol=config.protocol, num_resamples=config.bootstrap, seed=config.seed
+    )
+    if not config.limit:
+        return outcome
+    left = len(annotation.queries) - outcome.queries.found
+    problem = Problem(f"queries without scores, or left out by --limit {config.limit}", left, ())
+    return replace(outcome, problems=(*outcome.problems, problem))
+
+
+def first_queries(given: Sequence[str], annotation: Annotation, limit: int) -> tuple[str, ...]:
+    """Of some ids the first ``limit`` queries, in the annotation's order; 0: all as they are."""
+    if not limit:
+        return tuple(given)
+    place_of = {query: place for place, query in enumerate(annotation.queries)}
+    known = [query for query in given if annotation.normal_id(query) in place_of]
+    return tuple(sorted(known, key=lambda query: place_of[annotation.normal_id(query)])[:limit]) or tuple(given)
+
+
+def _limited_videos(videos: Videos, annotation: Annotation, limit: int) -> Videos:
+    return replace(videos, queries=first_queries(videos.queries, annotation, limit))
+
+
+def _named(scores: FileScores | MatrixScores, videos: Videos | None) -> tuple[str, str]:
+    """Name and description of what was evaluated."""
+    if videos is None:
+        return str(scores.facts.get("similarities", "similarities")), "similarities from a file"
+    metric = videos.settings.metric
+    what = "mean pooling; no model" if videos.loaded is None else f"model {videos.loaded.path.name}"
+    return f"{videos.aggregator}, {metric}", f"{what}; {metric}"
+
+
+def dry_run_text(config: PublishedConfig) -> str:
+    """The resolved configuration and what would be done."""
+    annotation = config.annotation()
+    lines = [json.dumps(as_dict(config), indent=2)]
+    size = "any" if annotation.database is None else f"{len(annotation.database):,}"
+    lines.append(f"{annotation.dataset}: {len(annotation.queries):,} queries, {size} videos; {config.protocol}")
+    lines += [f"note: {problem.text}" for problem in annotation.problems]
+    if config.similarities is not None:
+        megabytes = config.similarities.stat().st_size / 1e6 if config.similarities.is_file() else 0
+        return "\n".join([*lines, f"similarities: {megabytes:.1f} MB, read whole before anything is known of coverage"])
+    videos = _limited_videos(open_videos(config, annotation), annotation, config.limit)
+    frames = sum(videos.source.num_frames(video_id) for video_id in videos.database)
+    pairs = len(videos.queries) * len(videos.database)
+    lines.append(
+        f"there are features of {len(videos.queries):,} queries and {len(videos.database):,} videos ({frames:,} "
+        f"frames); {pairs:,} similarities by {videos.aggregator}, {videos.settings.metric}, take "
+        f"{4 * pairs / 1e9:.3f} GB of --max-memory-gb {config.max_memory_gb:g}"
+    )
+    names = ["chance", *(each.name for each in embedding_baselines(videos))] if config.baselines else []
+    return "\n".join([*lines, *([f"baselines: {', '.join(names)}"] if names else [])])
