@@ -123,10 +123,8 @@ class Annotation:
 
         Order does not matter, nor does the spelling of ids.
         """
-        digest = hashlib.sha256()
-        for line in self._lines():
-            digest.update(line.encode("utf-8", errors="surrogateescape") + b"\n")
-        return digest.hexdigest()
+        text = "".join(f"{line}\n" for line in self._lines())  # 5 MB at most; line by line takes longer
+        return hashlib.sha256(text.encode("utf-8", errors="surrogateescape")).hexdigest()
 
     def _lines(self) -> Iterable[str]:
         yield f"{self.dataset}\t{self.judged_only}\t{self.database is None}"

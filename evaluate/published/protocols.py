@@ -91,8 +91,12 @@ def _fivr(annotation: Annotation, present: Present, legacy: bool) -> list[Measur
 
 def _fivr_as_published(annotation: Annotation, present: Present, labels: Collection[str], query: str) -> Judged:
     # positives are met with every id that was seen, queries and the query itself too, though it is never ranked
-    counted = annotation.listed(query, labels) & (present.database | present.queries)
+    counted = _seen(annotation.listed(query, labels), present)
     return _counted(_judge(annotation, present, labels, query), counted)
+
+
+def _seen(ids: frozenset[str], present: Present) -> frozenset[str]:
+    return (ids & present.database) | (ids & present.queries)  # not the union of the large sets, for every query
 
 
 def _vcdb(annotation: Annotation, present: Present, legacy: bool) -> list[Measure]:
@@ -102,7 +106,7 @@ def _vcdb(annotation: Annotation, present: Present, legacy: bool) -> list[Measur
 
     def as_published(query: str) -> Judged:
         # the query is its own positive, and never ranked
-        counted = annotation.listed(query, (vcdb.COPY,)) & (present.database | present.queries)
+        counted = _seen(annotation.listed(query, (vcdb.COPY,)), present)
         return _counted(judge(query), counted | {query})
 
     return [Measure("mAP", as_published, Average.FIRST_FIRST), Measure("uAP", judge, Average.LAST_FIRST, pooled=True)]
