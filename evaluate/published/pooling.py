@@ -89,7 +89,7 @@ class Pool:
         if self._counts.shape[2] != len(scores_G):
             self._counts = np.zeros((3, self.weights_NQ.shape[1], len(scores_G)), dtype=np.int32)
         before_G, size_G, hits_G = self._counts[:, query]
-        above_G, from_G = ranked.num_above(scores_G), ranked.num_from(scores_G)
+        above_G, from_G = ranked.counts(scores_G)
         if self.average is Average.EXPECTED:
             before_G[:] = above_G
             size_G[:] = from_G - above_G
@@ -110,7 +110,8 @@ class Pool:
             gains_NG = expected_gains(before_NG, size_NG, hits_NG, self._hits_N[:, None])
             self._gains_N += gains_NG.sum(axis=1)
             self._hits_N += hits_NG.sum(axis=1)
-            self._curve.append(Groups(before_NG[0], size_NG[0], hits_NG[0]))
+            # copies: a view would keep all resamples
+            self._curve.append(Groups(before_NG[0].copy(), size_NG[0].copy(), hits_NG[0].copy()))
         self._walk += 1
 
     @property
@@ -130,8 +131,11 @@ class Pool:
 
 def _hits(scores_P: NDArray[np.floating], falling_G: NDArray[np.floating]) -> NDArray[np.int64]:
     """How many of ``scores_P`` equal each of ``falling_G`` (distinct, falling)."""
-    rising_P = np.sort(scores_P)
-    return np.searchsorted(rising_P, falling_G, side="right") - np.searchsorted(rising_P, falling_G, side="left")
+    rising_G = falling_G[::-1]
+    below = scores_P <= rising_G[-1]
+    place_P = np.searchsorted(rising_G, scores_P[below])
+    place_P = place_P[rising_G[place_P] == scores_P[below]]
+    return np.bincount(len(rising_G) - 1 - place_P, minlength=len(rising_G))
 
 
 def draw_weights(num_queries: int, num_resamples: int, seed: int) -> Floats:

@@ -39,6 +39,17 @@ class Ranked:
         """Ranked videos with at least each of ``scores``."""
         return len(self.rising_R) - np.searchsorted(self.rising_R, scores, side="left")
 
+    def counts(self, falling_G: NDArray[np.floating]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """`num_above` and `num_from` of falling scores; quick too when there are far more of them than videos."""
+        size = len(falling_G)
+        if size <= len(self.rising_R):
+            return self.num_above(falling_G), self.num_from(falling_G)
+        rising_G = falling_G[::-1]
+        below_R = np.searchsorted(rising_G, self.rising_R, side="left")
+        upto_R = np.searchsorted(rising_G, self.rising_R, side="right")
+        above_G, from_G = (np.cumsum(np.bincount(size - n_R, minlength=size + 1)[:size]) for n_R in (below_R, upto_R))
+        return above_G, from_G
+
     def places(self, columns_P: NDArray[np.int64], *, last_first: bool) -> NDArray[np.int64]:
         """Place (from 0) of ranked columns when ties are in the order of columns, or in its reverse."""
         scores_P = self.row_V[columns_P]

@@ -99,6 +99,17 @@ def test_places_of_tied_videos_follow_the_columns_or_their_reverse(last_first: b
     assert [order.index(column) for column in columns] == found.tolist()
 
 
+def test_counts_are_the_same_for_few_and_for_many_thresholds() -> None:
+    rng = np.random.default_rng(2)
+    for size in (1, 3, 12, 200):
+        ranked = Ranked(rng.integers(0, 9, 12).astype(np.float32), rng.random(12) < 0.8)
+        falling = np.sort(rng.integers(-1, 11, size).astype(np.float32))[::-1]
+        rows = ranked.row_V[ranked.mask_V]
+        above, upto = ranked.counts(falling)
+        assert above.tolist() == [int((rows > score).sum()) for score in falling]
+        assert upto.tolist() == [int((rows >= score).sum()) for score in falling]
+
+
 def rankings(rng: np.random.Generator, levels: int) -> tuple[list[np.ndarray], list[np.ndarray]]:
     sizes = rng.integers(1, 15, 6)
     scores = [rng.integers(0, levels, size).astype(np.float32) for size in sizes]
