@@ -26,6 +26,9 @@ class QueryRow:
         num_positives: what the average precision is divided by.
         best_wrong: the highest ranked video that is no positive, or None if there is none.
         best_wrong_score: its score.
+        best_wrong_place: its place in the ranking, from 1; of tied videos the first.
+        best_missed: the highest ranked positive that is not above the best wrong video, or None if there is none.
+        best_missed_score, best_missed_place: as of the best wrong video.
         missing: positives that the annotation names and that cannot be found: absent from the scores, or without a
             score for this query.
     """
@@ -37,6 +40,10 @@ class QueryRow:
     best_wrong: str | None
     best_wrong_score: float | None
     missing: tuple[str, ...]
+    best_wrong_place: int | None = None
+    best_missed: str | None = None
+    best_missed_score: float | None = None
+    best_missed_place: int | None = None
 
 
 @dataclass(frozen=True)
@@ -165,14 +172,21 @@ def _listed(interval: Interval) -> Any:
 
 
 def _row(row: QueryRow) -> dict[str, Any]:
-    score = row.best_wrong_score
     return {
         "measure": row.measure,
         "query": row.query,
         "ap": row.ap,
         "num_positives": row.num_positives,
         "best_wrong": row.best_wrong,
-        "best_wrong_score": None if score is None or not math.isfinite(score) else score,
+        "best_wrong_score": _finite(row.best_wrong_score),
+        "best_wrong_place": row.best_wrong_place,
+        "best_missed": row.best_missed,
+        "best_missed_score": _finite(row.best_missed_score),
+        "best_missed_place": row.best_missed_place,
         "num_missing": len(row.missing),
         "missing": list(row.missing[:NAMED]),
     }
+
+
+def _finite(score: float | None) -> float | None:
+    return score if score is not None and math.isfinite(score) else None

@@ -16,7 +16,12 @@ from ...core.files import publish_json, publish_text
 from .annotation import Annotation
 from .outcome import Outcome
 
-COLUMNS = ("system", "measure", "query", "group", "ap", "num_positives", "best_wrong", "best_wrong_score")
+COLUMNS = (
+    *("system", "measure", "query", "group", "ap", "num_positives"),
+    *("best_wrong", "best_wrong_score", "best_wrong_place"),
+    *("best_missed", "best_missed_score", "best_missed_place"),
+    *("num_missing", "missing"),
+)
 
 
 @dataclass(frozen=True)
@@ -66,19 +71,27 @@ class Evaluation:
         """A row per system, measure and query; ``ap`` is empty for a query without positives."""
         out = io.StringIO()
         writer = csv.writer(out, lineterminator="\n")
-        writer.writerow([*COLUMNS, "num_missing", "missing"])
+        writer.writerow(COLUMNS)
         for system in (self.system, *self.baselines):
             for row in system.outcome.rows:
-                score = row.best_wrong_score
-                cells = [system.name, row.measure, row.query, self.groups.get(row.query, "")]
-                cells += ["" if row.ap is None else f"{row.ap:.6f}", str(row.num_positives), row.best_wrong or ""]
-                cells += ["" if score is None else f"{score:.6g}", str(len(row.missing)), " ".join(row.missing)]
-                writer.writerow(cells)
+                writer.writerow(
+                    [
+                        *(system.name, row.measure, row.query, self.groups.get(row.query, "")),
+                        *("" if row.ap is None else f"{row.ap:.6f}", row.num_positives),
+                        *_place(row.best_wrong, row.best_wrong_score, row.best_wrong_place),
+                        *_place(row.best_missed, row.best_missed_score, row.best_missed_place),
+                        *(len(row.missing), " ".join(row.missing)),
+                    ]
+                )
         return out.getvalue()
 
     def text(self) -> str:
         """The figures for a terminal."""
         return self.system.outcome.text({system.name: system.outcome for system in self.baselines})
+
+
+def _place(video_id: str | None, score: float | None, place: int | None) -> tuple[str, str, int | str]:
+    return video_id or "", "" if score is None else f"{score:.6g}", "" if place is None else place
 
 
 def _baseline_json(system: System) -> dict[str, Any]:

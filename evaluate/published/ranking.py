@@ -79,6 +79,18 @@ class Ranked:
         best = int(columns[np.argmax(self.row_V[columns])])
         return best, float(self.row_V[best])
 
+    def best_of(self, columns_P: NDArray[np.int64], at_most: float) -> tuple[int, float] | None:
+        """Column and score of the highest ranked of ``columns_P`` whose score is not above ``at_most``; else None."""
+        columns = columns_P[self.row_V[columns_P] <= at_most]
+        if not len(columns):
+            return None
+        best = int(columns[np.argmax(self.row_V[columns])])
+        return best, float(self.row_V[best])
+
+    def place_of(self, score: float) -> int:
+        """Place of a ranked score, from 1; of tied videos the first."""
+        return int(self.num_above(np.array([score], dtype=self.row_V.dtype))[0]) + 1
+
 
 @dataclass(frozen=True)
 class Groups:

@@ -217,15 +217,23 @@ class _Evaluation:
         if len(positives_P) < len(judged.positives):
             scored = set(positives_P.tolist())
             unscored = sorted(v for v in judged.positives if self.columns[v] not in scored)
+        missed = None if wrong is None else ranked.best_of(positives_P, wrong[1])
         return QueryRow(
             measure=name,
             query=query,
             ap=ap,
             num_positives=total,
-            best_wrong=None if wrong is None else self.annotation.normal_id(self.scores.database[wrong[0]]),
+            best_wrong=self._id_of(wrong),
             best_wrong_score=None if wrong is None else wrong[1],
+            best_wrong_place=None if wrong is None else ranked.place_of(wrong[1]),
+            best_missed=self._id_of(missed),
+            best_missed_score=None if missed is None else missed[1],
+            best_missed_place=None if missed is None else ranked.place_of(missed[1]),
             missing=(*judged.missing, *unscored),
         )
+
+    def _id_of(self, found: tuple[int, float] | None) -> str | None:
+        return None if found is None else self.annotation.normal_id(self.scores.database[found[0]])
 
     def _outcome(self) -> Outcome:
         figures: dict[str, Figure] = {}
