@@ -38,6 +38,9 @@ ACTIVATIONS = 16
 BLOCK_BYTES = 256 << 20
 """Features and embeddings of one block; larger ones gain nothing, and ranks meet after each."""
 GATHER_BYTES = 64 << 20
+DECIMALS = 6
+"""Similarities are rounded: float32 sums depend on the block they were made in, and copies of one video should tie on
+every machine and with any number of ranks. (A last bit at the very edge of a rounding can still part them.)"""
 
 Matrix = NDArray[np.float32]
 Compare = Callable[[Sequence[Embedding]], Matrix]
@@ -95,7 +98,7 @@ def score_embeddings(
         max_frames: of a longer video a part of this many frames is taken, always the same one; 0: videos are whole.
 
     Returns:
-        The scores on rank 0, None on the others.
+        The scores on rank 0, rounded to `DECIMALS`; None on the others.
 
     Raises:
         UsageError: the matrix needs more than half of ``max_bytes``.
@@ -297,6 +300,7 @@ class _Scoring:
             return None
         if len(rows) < len(queries) or len(columns) < len(database):
             matrix_QV = matrix_QV[np.ix_(rows, columns)]
+        np.round(matrix_QV, DECIMALS, out=matrix_QV)
         kept_queries, kept = [queries[row] for row in rows], [database[column] for column in columns]
         return MatrixScores(kept_queries, kept, matrix_QV, {"metric": self.metric}, problems.problems)
 

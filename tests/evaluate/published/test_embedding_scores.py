@@ -176,6 +176,16 @@ def test_longer_videos_are_cut_to_the_same_part_each_time_and_named() -> None:
     assert min(abs(row[video] - value) for value in windows) < 2e-6
 
 
+@pytest.mark.parametrize("metric", ["cosine", "euclidean", "symmetric-chamfer"])
+def test_copies_of_a_video_tie_whatever_block_they_stand_in(metric: Metric) -> None:
+    features = made(9, videos=40)
+    for copy in range(0, 40, 2):
+        features[f"v{copy}"] = features["v1"]
+    scores = scored(features, metric, max_bytes=20_000)
+    columns = [scores.database.index(f"v{number}") for number in (*range(0, 40, 2), 1)]
+    np.testing.assert_array_equal(scores.matrix[:, columns], scores.matrix[:, columns[:1]].repeat(21, axis=1))
+
+
 def test_the_published_distance_ranks_wrongly_as_described() -> None:
     # q0 is nearer to A (0.374) than to B (0.894), and is said to be more like B: each video has a scale of its own.
     distances = np.array([[0.374, 0.894], [0.3896, 1.4146]], dtype=np.float32)
@@ -253,4 +263,4 @@ def test_any_number_of_ranks_gives_the_same_scores(tmp_path: Path, backend: str,
     assert (found["one"].queries, found["one"].database) == (found["many"].queries, found["many"].database)
     assert "v3" not in found["one"].database and "v7" not in found["one"].database
     one, many = (np.stack(list(each.rows(each.queries))) for each in (found["one"], found["many"]))
-    np.testing.assert_allclose(one, many, atol=1e-6)
+    np.testing.assert_allclose(one, many, atol=1.5e-6)  # one unit of rounding
