@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import h5py
@@ -14,7 +15,7 @@ from reelkin.core.errors import ReelkinError
 from reelkin.train.data.sources import open_features
 from reelkin.train.recipes.tca import TcaRecipe, build
 
-from .conftest import scene_features, write_csv
+from .conftest import RUN, Data, Launch, scene_features, write_csv
 
 
 @pytest.mark.parametrize("role", ["pair", "negative"])
@@ -47,3 +48,21 @@ def test_nan_in_an_hdf5_file_stops_the_step_that_reads_it(tmp_path: Path, role: 
         assert all(torch.isfinite(value).all() for value in built.trainer.task.model.state_dict().values())
     folders = sorted(path.name for path in (tmp_path / "run" / "checkpoints").glob("step-*"))
     assert folders == [f"step-{number:06d}" for number in range(1, step + 1)][-config.keep_checkpoints :]
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_of_two_ranks_only_the_one_that_read_it_is_named(data: Data, tmp_path: Path, launch: Launch) -> None:
+    features = scene_features()
+    # 40 anchors of 80: it is sure to be read in the first steps. Both ranks' losses are spoilt by its key.
+    features["s03__1"][-1, 3] = np.nan
+    with h5py.File(tmp_path / "f.h5", "w") as file:
+        for name, frames in features.items():
+            file.create_dataset(name, data=frames)
+    given = {"features": tmp_path / "f.h5", "copies": data.copies, "output": tmp_path / "run", "steps": 8,
+             "batch-size": 40, "feedforward": 32, "threads": 1}  # fmt: skip
+    failed = launch("torch", RUN, *(str(word) for name, value in given.items() for word in (f"--{name}", value)))
+    assert failed.returncode != 0
+    reason = json.loads((tmp_path / "run" / "outcome.json").read_text())["reason"]
+    named = reason.partition("Videos concerned: ")[2].partition(". Look")[0].split(", ")
+    assert {name.partition(" ")[0] for name in named} == {"s03__1"}, reason

@@ -214,7 +214,7 @@ class ContrastTask:
         sums |= {"positive_sum": float(positive_n.detach().double().sum())}
         beaten_n = ((negative_nK.detach() >= positive_n.detach()[:, None]) & valid_nK).any(dim=1)
         sums |= {"first_sum": float((~beaten_n).sum())}
-        return StepLoss(per_anchor, sums, lambda: self._blame(batch, rows, per_anchor))
+        return StepLoss(per_anchor, sums, lambda: self._blame(batch, rows, query_nD.detach(), per_anchor.detach()))
 
     def _embed(self, encoder: nn.Module | KeyEncoder, views: Views, rows: torch.Tensor | slice) -> torch.Tensor:
         """Embeddings [n, D] of some views, on the engine's device and in the queue's dtype."""
@@ -255,17 +255,30 @@ class ContrastTask:
             has_positives=self.settings.batch_negatives,
         )
 
-    def _blame(self, batch: Batch, rows: slice, per_anchor: torch.Tensor) -> list[str]:
-        """Videos of the batch with features that are not finite; else anchors with such a loss; else all anchors."""
+    def _blame(self, batch: Batch, rows: slice, query_nD: torch.Tensor, per_anchor: torch.Tensor) -> list[str]:
+        """This rank's videos whose features are not finite; else those whose embedding is not; else, unless it is
+        another rank's key that spoilt the loss, anchors with such a loss, or all anchors."""
         positives, source = self.builder.positives, self.builder.source
         views = [batch.anchors, batch.positives] + ([batch.negatives] if batch.negatives else [])
         names = [positives.video_ids[video] for each in views for video in dict.fromkeys(each.videos.tolist())]
-        bad = [name for name in dict.fromkeys(names) if not np.isfinite(source.features(name)).all()]
-        if not bad:
-            broken = ~torch.isfinite(per_anchor.detach())
-            videos = batch.anchors.videos[rows][broken.cpu() if bool(broken.any()) else slice(None)]
-            bad = [positives.video_ids[video] for video in dict.fromkeys(videos.tolist())]
-        return bad
+        bad = [name for name in dict.fromkeys(names) if not _finite_as_float32(source.features(name))]
+        if bad:
+            return bad
+        anchors = batch.anchors.videos[rows]
+        videos = anchors[~torch.isfinite(query_nD).all(dim=1).cpu()].tolist()
+        for fresh, own in zip(self._fresh, views[1:], strict=True):
+            begin = self.builder.own.start * (len(own) // max(1, len(batch.anchors)))
+            keys = fresh.keys[begin : begin + len(own)]
+            videos += own.videos[~torch.isfinite(keys).all(dim=1).cpu()].tolist()
+        if not videos and self._sound:
+            broken = ~torch.isfinite(per_anchor).cpu()
+            videos = anchors[broken if bool(broken.any()) else slice(None)].tolist()
+        return [positives.video_ids[video] for video in dict.fromkeys(videos)]
+
+
+def _finite_as_float32(features: NDArray[np.floating]) -> bool:
+    with np.errstate(over="ignore"):
+        return bool(np.isfinite(np.asarray(features, dtype=np.float32)).all())
 
 
 def chunks_by_length(lengths: torch.Tensor, frames: int) -> list[torch.Tensor]:
