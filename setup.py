@@ -20,6 +20,7 @@ RUNTIME = [
     "tyro>=1.0",
     "rich>=13.9",
     "jinja2>=3.1",
+    "matplotlib>=3.9",  # the plots of an evaluation, as SVG and PNG for papers and slides
     "ijson>=3.3",  # similarity files of gigabytes, read as a stream
 ]
 
@@ -82,7 +83,7 @@ setup(
     packages=["reelkin", *(f"reelkin.{name}" for name in packages)],
     package_data={
         "reelkin.launch": ["*.cmake"],
-        "reelkin.evaluate": ["*.j2"],
+        "reelkin.evaluate.reporting": ["*.j2"],
         "reelkin.evaluate.published": ["files/*"],
     },
     python_requires=">=3.11,<3.14",

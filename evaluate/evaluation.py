@@ -16,7 +16,7 @@ from ..train.data.sources import FeatureSource
 from .ground_truth import Task
 from .methods import build_methods, decoded_clips
 from .rankings import evaluate_task
-from .report import write_report
+from .reporting.tasks import write_report
 from .results import Results, publish
 
 if TYPE_CHECKING:

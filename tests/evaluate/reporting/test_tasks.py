@@ -14,7 +14,8 @@ from PIL import Image
 from reelkin.evaluate.ground_truth import from_groups, make_task
 from reelkin.evaluate.methods import chance, from_embeddings
 from reelkin.evaluate.rankings import Match, QueryResult, evaluate_task
-from reelkin.evaluate.report import choose_examples, picture, render, spread, write_report
+from reelkin.evaluate.reporting.page import picture, spread
+from reelkin.evaluate.reporting.tasks import choose_examples, render, write_report
 from reelkin.evaluate.results import Results
 from reelkin.search.text import shown
 
@@ -135,7 +136,7 @@ def test_examples_are_the_worst_the_middle_and_the_best_each_once() -> None:
 
 
 def test_nothing_after_the_last_relevant_video_is_called_wrong() -> None:
-    from reelkin.evaluate.report import _until_all_found
+    from reelkin.evaluate.reporting.tasks import _until_all_found
 
     best = [Match("a", 0.9, True), Match("b", 0.8, True), Match("c", 0.7, False)]
     assert len(_until_all_found(QueryResult("q", 1.0, 2, best))) == 2

@@ -1,0 +1,1 @@
+"""The report pages: HTML files that open offline, and plots beside them."""
