@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import os
 import signal
@@ -149,6 +150,31 @@ def test_resuming_with_other_settings_or_data_is_refused_unless_told(data: Data,
     with pytest.raises(UsageError, match="holds the checkpoint step-000003"):
         train(recipe(data, tmp_path / "run", resume="never"))
     assert train(recipe(data, tmp_path / "run", lr=1e-3, allow_changes=True)) == ExitCode.OK
+
+
+def test_a_change_that_was_allowed_takes_effect(data: Data, tmp_path: Path) -> None:
+    train(recipe(data, tmp_path, stop_after=3))
+    train(recipe(data, tmp_path, stop_after=4, optimizer="adam", weight_decay=0.5, allow_changes=True))
+    state = torch.load(tmp_path / "checkpoints" / "step-000004" / "state.pt", weights_only=True)["optimizer"]
+    found = [(group["weight_decay"], group["decoupled_weight_decay"]) for group in state["param_groups"]]
+    assert found == [(0.5, False), (0.0, False)]
+    assert int(state["state"][0]["step"]) == 4, "and the moments go on"
+
+
+def test_keys_of_other_labels_leave_the_queue(data: Data, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    # Videos are numbered anew, so that a key's number would be another video's: a copy might become a negative.
+    train(recipe(data, tmp_path, stop_after=3, queue_size=1000))
+    with open(data.copies, encoding="utf-8", newline="") as file:
+        copies = [(row["copy_id"], row["source_id"]) for row in csv.DictReader(file)]
+    fewer = write_csv(tmp_path / "fewer.csv", ("copy_id", "source_id"), *copies[8:])
+    changed = {"copies": fewer, "queue_size": 1000, "max_missing_share": 1.0}
+    train(recipe(data, tmp_path, stop_after=4, allow_changes=True, **changed))
+    state = torch.load(tmp_path / "checkpoints" / "step-000004" / "state.pt", weights_only=True)
+    assert state["task"]["queue"]["count"] == recipe(data, tmp_path).batch_size
+    assert "the labels have changed" in capfd.readouterr().err
+    train(recipe(data, tmp_path, stop_after=5, **changed))
+    state = torch.load(tmp_path / "checkpoints" / "step-000005" / "state.pt", weights_only=True)
+    assert state["task"]["queue"]["count"] == 2 * recipe(data, tmp_path).batch_size
 
 
 def test_settings_without_influence_may_change(data: Data, tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ n anchors of this rank (or part of them), B of the global batch, K candidates, D
 from __future__ import annotations
 
 import contextlib
+import logging
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -34,6 +35,8 @@ from .masks import same_component, valid_negatives
 from .memory_queue import MemoryQueue
 from .mining import Miner, MiningSettings, mining_sums
 from .momentum import KeyEncoder
+
+log = logging.getLogger("reelkin.train")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -180,13 +183,17 @@ class ContrastTask:
         return None if self.validator is None else self.validator(self.model)
 
     def state_dict(self) -> dict[str, Any]:
-        """Key encoder and queue."""
-        return {"key_encoder": self.key_encoder.state_dict(), "queue": self.queue.state_dict()}
+        """Key encoder, queue, and the labels by which the queue's videos and groups are numbered."""
+        labels = self.builder.positives.digest()
+        return {"key_encoder": self.key_encoder.state_dict(), "queue": self.queue.state_dict(), "labels": labels}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take over what `state_dict` returned."""
+        """Take over what `state_dict` returned; of a queue of other labels (``--allow-changes``), nothing."""
         self.key_encoder.load_state_dict(state["key_encoder"])
-        self.queue.load_state_dict(state["queue"])
+        if state["labels"] == self.builder.positives.digest():
+            self.queue.load_state_dict(state["queue"])
+        elif self.engine.is_main:
+            log.warning("the labels have changed, and with them who is whose negative; the queue begins empty")
 
     # -- parts of a step
 

@@ -348,7 +348,13 @@ class Trainer:
     def _take_over(self, step: int, state: Mapping[str, Any]) -> None:
         try:
             self.task.model.load_state_dict(state["model"])
+            # The checkpoint's moments under this configuration's settings, which --allow-changes lets differ.
+            settings = [
+                {key: each for key, each in group.items() if key != "params"} for group in self.optimizer.param_groups
+            ]
             self.optimizer.load_state_dict(state["optimizer"])
+            for group, own in zip(self.optimizer.param_groups, settings, strict=True):
+                group.update(own)
             self.task.load_state_dict(state["task"])
             self.best.load_state_dict(state["best"])
             # At another number of ranks there is nobody to give a rank's state to; seeded anew, they go on.
