@@ -327,6 +327,9 @@ def test_missing_features_beyond_the_share_are_refused_with_the_flag_that_allows
     with pytest.raises(ReelkinError, match=r"2 of the 6 .* have no features \('e', 'f'\).*--max-missing-share 0\.34"):
         match_labels(list("abcd"), labels, max_missing_share=0.2)
     assert match_labels(list("abcd"), labels, max_missing_share=0.34).num_items == 2
+    hundred = Labels("l", pairs=[(f"v{number}", f"v{number + 1}") for number in range(0, 100, 2)])
+    # 0.29 * 100 is less than 29 in floating point: the share that the message advises has to be enough.
+    assert match_labels([f"v{number}" for number in range(71)], hundred, max_missing_share=0.29).num_items == 35
     with pytest.raises(UsageError, match="--max-missing-share is 1.5"):
         LabelSettings(max_missing_share=1.5)
 

@@ -201,7 +201,7 @@ def test_patience_ends_a_run_early_and_for_good(data: Data, tmp_path: Path, monk
     def falling(tenth: list[int]) -> None:
         monkeypatch.setattr(ContrastTask, "validate", lambda self: {"map": 1 / (tenth.append(0) or len(tenth))})
 
-    options: dict[str, Any] = {"steps": 40, "validate_every": 2, "patience": 3}
+    options: dict[str, Any] = {"steps": 40, "validate_every": 2, "patience": 3, "hold_out": 0.3}
     falling([])
     assert train(recipe(data, tmp_path / "whole", **options)) == ExitCode.OK
     outcome = json.loads((tmp_path / "whole" / "outcome.json").read_text())

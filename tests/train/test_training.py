@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import math
 import os
 import signal
 from pathlib import Path
@@ -289,6 +290,37 @@ def test_held_out_pairs_are_not_trained_on_and_what_they_connect_is_a_group(data
     assert [list(validator.groups).count(number) for number in validator.groups] == [3, 3, 3, 2, 2, 1]
     with pytest.raises(UsageError, match="--validate-groups and --validate-pairs were given"):
         recipe(data, tmp_path, validate_pairs=held, validate_groups=held)
+
+
+def test_what_is_odd_about_held_out_videos_is_said(data: Data, tmp_path: Path) -> None:
+    rows = (("s00", "0"), ("s00__1", "0"), ("s00", "0"), ("elsewhere", "0"), ("ND", "1"))
+    held = write_csv(tmp_path / "held.csv", ("video_id", "group"), *rows)
+    with start("single") as engine:
+        built = build(recipe(data, tmp_path, validate_groups=held), FeatureStore.open(data.store), engine)
+        said = [str(finding) for finding in built.findings]
+        assert said == [
+            "videos listed more than once, counted once: 1 ('s00')",
+            "names of labels in the place of ids, left out: 1 ('ND')",
+            "videos of held.csv without features, left out: 1 ('elsewhere')",
+        ]
+        nowhere = write_csv(tmp_path / "nowhere.csv", ("video_id", "group"), ("x", "0"), ("y", "0"))
+        with pytest.raises(UsageError, match=r"none of the 2 videos of \S+nowhere\.csv has features"):
+            build(recipe(data, tmp_path, validate_groups=nowhere), FeatureStore.open(data.store), engine)
+        with pytest.raises(UsageError, match="--patience 3 without held-out videos"):
+            build(recipe(data, tmp_path, patience=3), FeatureStore.open(data.store), engine)
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [("epochs", math.inf), ("lr", math.nan), ("lr", math.inf), ("clip_norm", math.nan), ("weight_decay", math.inf),
+     ("temperature", math.inf), ("circle_margin", math.nan), ("triplet_margin", math.inf), ("mining_margin", math.inf),
+     ("deadline", math.inf), ("threads", -1), ("stop_after", 0)],
+)  # fmt: skip
+def test_numbers_that_make_no_sense_are_refused_by_their_flag(
+    data: Data, tmp_path: Path, field: str, value: float
+) -> None:
+    with pytest.raises(UsageError, match=f"--{field.replace('_', '-')} is {value}"):
+        recipe(data, tmp_path, **{field: value})
 
 
 def test_initial_weights_depend_on_the_seed_and_not_on_torchs_state(data: Data, tmp_path: Path) -> None:

@@ -171,7 +171,7 @@ def _check_missing(labels: Labels, stored: frozenset[str], most: float, findings
             f"nothing to train on: none of the {len(labelled)} videos of {labels.source} has features, such as "
             f"{missing[0]!r}. Check that the ids are those of the feature store"
         )
-    if len(missing) > most * len(labelled):
+    if missing and len(missing) / len(labelled) > most:
         raise ReelkinError(
             f"{len(missing)} of the {len(labelled)} videos of {labels.source} have no features ({some_of(missing)}), "
             f"more than the share {most:g}. Extract them, or allow it: "

@@ -18,6 +18,7 @@ import torch.nn.functional as F
 
 from ...core.config import super_init
 from ...core.errors import UsageError
+from ..running.settings import require_not_negative, require_positive
 
 LossName = Literal["info-nce", "circle", "circle-legacy", "triplet", "supcon"]
 LOSSES: tuple[str, ...] = get_args(LossName)
@@ -46,12 +47,13 @@ class LossSettings:
         super_init(LossSettings, self)
         if self.loss not in LOSSES:
             raise UsageError(f"--loss {self.loss!r} is unknown; choose one of {', '.join(LOSSES)}")
-        if self.temperature is not None and not self.temperature > 0:
-            raise UsageError(f"--temperature is {self.temperature}; it must be above 0")
+        if self.temperature is not None:
+            require_positive(self, "temperature")
         if self.temperature is not None and self.loss not in TEMPERATURES:
             raise UsageError(f"--temperature has no effect on --loss {self.loss}; leave it out")
-        if not self.circle_gamma > 0:
-            raise UsageError(f"--circle-gamma is {self.circle_gamma}; it must be above 0")
+        require_positive(self, "circle_gamma")
+        for name in ("circle_margin", "triplet_margin"):
+            require_not_negative(self, name)
 
 
 @dataclass(frozen=True)

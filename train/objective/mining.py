@@ -25,6 +25,7 @@ from ...core.config import super_init
 from ...core.errors import UsageError
 from ...core.seeds import seed_of
 from ..models.keyed_dropout import random_words
+from ..running.settings import require_positive
 
 Mining = Literal["none", "topk", "semi-hard", "distance-weighted"]
 
@@ -65,8 +66,7 @@ class MiningSettings:
             share = getattr(self, name)
             if share is not None and not 0 <= share <= 1:
                 raise UsageError(f"--{name.replace('_', '-')} is {share}; a share lies between 0 and 1")
-        if not self.mining_margin > 0:
-            raise UsageError(f"--mining-margin is {self.mining_margin}; it must be above 0")
+        require_positive(self, "mining_margin")
         if not 0 < self.mining_cutoff < EASY_DISTANCE:
             raise UsageError(f"--mining-cutoff is {self.mining_cutoff}; it must be above 0 and below {EASY_DISTANCE}")
         scheduled = self.mined_share_start != 1 or self.mined_share_end is not None

@@ -34,7 +34,7 @@ from ...core.seeds import seed_of
 from ..checkpoint import NOT_RECORDED, num_parameters
 from ..data.batches import BatchBuilder, ViewSettings
 from ..data.feature_edits import edits_of_strength
-from ..data.findings import Finding
+from ..data.findings import Finding, Findings
 from ..data.labels import LABEL_FILES, Labels, LabelSettings, read_groups, read_pairs
 from ..data.positives import Positives, groups_of, match_labels
 from ..data.sampling import GlobalSampler, SamplingSettings
@@ -110,7 +110,7 @@ def build(config: TcaRecipe, store: OpenedFeatures, engine: Engine) -> Built:
     """
     set_threads(config.threads, engine)
     labels = config.read_labels()
-    held_out = _held_out(config, store, labels)
+    held_out, oddities = _held_out(config, store, labels)
     positives = match_labels(
         store.video_ids,
         labels,
@@ -151,9 +151,8 @@ def build(config: TcaRecipe, store: OpenedFeatures, engine: Engine) -> Built:
     )
     identity = {"config": identity_of(config), "features": store.digest(), "labels": positives.digest()}
     trainer = Trainer(engine, task, config, steps, identity, sampler.epoch)
-    return Built(
-        trainer, positives, rejected(store) + positives.findings, _facts(config, store, positives, model, steps)
-    )
+    findings = rejected(store) + positives.findings + oddities
+    return Built(trainer, positives, findings, _facts(config, store, positives, model, steps))
 
 
 def strength_of_edits(config: TcaRecipe) -> str:
@@ -192,20 +191,32 @@ def set_threads(threads: int, engine: Engine) -> None:
     torch.set_num_threads(threads or max(1, len(os.sched_getaffinity(0)) // ranks))
 
 
-def _held_out(config: TcaRecipe, store: OpenedFeatures, labels: Labels | None) -> dict[str, int]:
-    """Group number by held-out video."""
-    held: Labels | None = None
-    if config.validate_groups is not None:
-        held = read_groups(config.validate_groups)
-    elif config.validate_pairs is not None:
-        held = read_pairs(config.validate_pairs)
-    if held is not None:
-        return {video_id: number for video_id, number in groups_of([], held).items() if video_id in store}
+def _held_out(
+    config: TcaRecipe, store: OpenedFeatures, labels: Labels | None
+) -> tuple[dict[str, int], tuple[Finding, ...]]:
+    """Group number by held-out video, and what was odd about the file that names them."""
+    file = config.validate_groups or config.validate_pairs
+    if file is not None:
+        held = read_groups(file) if config.validate_groups is not None else read_pairs(file)
+        known = groups_of([], held)
+        findings = Findings()
+        findings.add_all(
+            f"videos of {file.name} without features, left out", (each for each in known if each not in store)
+        )
+        stored = {video_id: number for video_id, number in known.items() if video_id in store}
+        if not stored:
+            raise UsageError(f"none of the {len(known)} videos of {file} has features; check that its ids are theirs")
+        return stored, held.findings + findings.listed()
     if config.hold_out and labels is not None:
         known = groups_of(store.video_ids, labels)
         stored = {video_id: known[video_id] for video_id in store.video_ids}
-        return choose_held_out(stored, config.hold_out, config.seed)
-    return {}
+        return choose_held_out(stored, config.hold_out, config.seed), ()
+    if config.patience:
+        raise UsageError(
+            f"--patience {config.patience} without held-out videos, which are what it goes by: leave it out, or give "
+            "--validate-groups FILE (recipe tca also --validate-pairs FILE, --hold-out SHARE)"
+        )
+    return {}, ()
 
 
 def _facts(

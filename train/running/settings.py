@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -17,9 +18,15 @@ FREE_FIELDS = frozenset(
 
 
 def require_positive(config: object, name: str) -> None:
-    """Raise UsageError unless the field ``name`` is above 0."""
-    if not getattr(config, name) > 0:
-        raise UsageError(f"--{name.replace('_', '-')} is {getattr(config, name)}; it must be above 0")
+    """Raise UsageError unless the field ``name`` is above 0 and finite."""
+    if not 0 < getattr(config, name) < math.inf:
+        raise UsageError(f"--{name.replace('_', '-')} is {getattr(config, name)}; it must be a number above 0")
+
+
+def require_not_negative(config: object, name: str) -> None:
+    """Raise UsageError unless the field ``name`` is 0 or more and finite."""
+    if not 0 <= getattr(config, name) < math.inf:
+        raise UsageError(f"--{name.replace('_', '-')} is {getattr(config, name)}; it must be 0 or a number above it")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,8 +60,12 @@ class RunSettings:
 
     def __post_init__(self) -> None:
         super_init(RunSettings, self)
-        for name in ("checkpoint_every", "keep_checkpoints", "validate_every"):
+        for name in ("checkpoint_every", "keep_checkpoints", "validate_every", "deadline"):
             require_positive(self, name)
+        if self.threads < 0:
+            raise UsageError(f"--threads is {self.threads}; give a number, or 0 to share the machine's cores")
+        if self.stop_after is not None and self.stop_after < 1:
+            raise UsageError(f"--stop-after is {self.stop_after}; it is a number of steps, at least 1")
         if self.keep_checkpoints < 2:
             raise UsageError(f"--keep-checkpoints is {self.keep_checkpoints}; at least 2, for one may be damaged")
         if self.patience < 0:
@@ -102,7 +113,6 @@ class LoopConfig(RunSettings):
         for name in ("batch_size", "accumulation", "lr", "epochs", "log_every"):
             require_positive(self, name)
         for name in ("warmup_steps", "weight_decay", "clip_norm"):
-            if not getattr(self, name) >= 0:
-                raise UsageError(f"--{name.replace('_', '-')} is {getattr(self, name)}; it must not be negative")
+            require_not_negative(self, name)
         if self.steps is not None and self.steps < 1:
             raise UsageError(f"--steps is {self.steps}; at least 1, or leave it out and give --epochs")
