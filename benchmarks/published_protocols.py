@@ -145,7 +145,7 @@ def measure(dataset: str, folder: Path, seed: int) -> bool:
                 [*words, "--similarities", path, "--protocol", protocol, "--max-memory-gb", 8], folder / "results.json"
             )
             found[kind, protocol] = dict(figures_of(results))
-            covered[kind] = " x ".join("{:,}".format(counts[0]) for counts in results["coverage"].values())
+            covered[kind] = " x ".join(f"{counts[0]:,}" for counts in results["coverage"].values())
     for name in found["perfect", "corrected"]:
         cells = [f"{found[kind, protocol][name]:.4f}" for kind in KINDS for protocol in PROTOCOLS]
         print(f"| {dataset} | {name} | {' | '.join(cells)} |", flush=True)
