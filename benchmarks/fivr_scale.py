@@ -3,6 +3,7 @@
 
     python benchmarks/fivr_scale.py
     python benchmarks/fivr_scale.py --videos 20000 --turns 1      # a look
+    python benchmarks/fivr_scale.py --command      # evaluate/run.py on a feature store of the same, a frame a video
 
 The annotation is the shipped one: 100 queries, 225,960 videos. Embeddings (1024 dimensions, float32) are made, and lie
 nearer to a query the more its labels say that they show the same; they are read from a file that is mapped into memory.
@@ -231,6 +232,26 @@ def show(protocol: str, result: dict[str, Any]) -> None:
     )
 
 
+def measure_command(options: argparse.Namespace, embeddings: Path, folder: Path) -> None:
+    """Print what the command takes, from its start to its end, on a store in place of the mapped file."""
+    from measure_command import measure
+
+    from reelkin.evaluate.published.benchmarks import read_annotation
+    from reelkin.extract.store import write_store
+
+    embedding_VD = np.load(embeddings, mmap_mode="r")
+    ids = database_of(read_annotation("FIVR-200K"), options.videos)
+    times = np.zeros(1)
+    write_store(folder / "store", ((v, (row[None], times)) for v, row in zip(ids, embedding_VD, strict=True)), {})
+    script = Path(__file__).resolve().parents[1] / "evaluate/run.py"
+    command = [sys.executable, str(script), "--dataset", "FIVR-200K", "--feature_path", str(folder / "store")]
+    for _ in range(options.turns):
+        print(
+            json.dumps(measure([*command, "--max-memory-gb", "1", "--output", str(folder / "results.json")])),
+            flush=True,
+        )
+
+
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -240,6 +261,7 @@ def main() -> None:
     parser.add_argument("--bootstrap", type=int, default=0, help="resamples of ours")
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)), help="of ours")
     parser.add_argument("--only-ours", action="store_true")
+    parser.add_argument("--command", action="store_true", help="measure evaluate/run.py instead")
     parser.add_argument("--embeddings", type=Path, help=argparse.SUPPRESS)
     parser.add_argument("--protocol", default="corrected", help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -249,6 +271,9 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         embeddings = Path(folder) / "embeddings.npy"
         make_embeddings(embeddings, options.videos, options.dim, seed=0)
+        if options.command:
+            measure_command(options, embeddings, Path(folder))
+            return
         published = None if options.only_ours else Published(embeddings, options.videos)
         for turn in range(options.turns):
             results = {name: ours_in_child(options, embeddings, name) for name in ("corrected", "legacy")}
