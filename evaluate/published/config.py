@@ -86,10 +86,10 @@ class PublishedConfig(ScoreSettings):
             return self.output
         return self.output / RESULTS
 
-    def beside(self, name: str) -> Path | None:
-        """Where another file of the results goes: results of several systems can lie in one folder."""
+    def beside(self, name: str) -> str:
+        """What another file of the results is called: results of several systems can lie in one folder."""
         path = self.results_path
-        return None if path is None else path.with_name(name if path.name == RESULTS else f"{path.stem}.{name}")
+        return name if path is None or path.name == RESULTS else f"{path.stem}.{name}"
 
     @property
     def without_effect(self) -> list[str]:

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 from ...core.errors import ReelkinError
-from ...core.files import publish_json, publish_text
 from .annotation import Annotation
 from .outcome import Outcome
 
@@ -97,12 +96,6 @@ def _place(video_id: str | None, score: float | None, place: int | None) -> tupl
 def _baseline_json(system: System) -> dict[str, Any]:
     kept = {key: value for key, value in system.outcome.as_json().items() if key in ("metrics", "intervals", "queries")}
     return {"description": system.description, **kept}
-
-
-def publish(evaluation: Evaluation, results: Path, queries: Path) -> None:
-    """Write the table and, last, the results. Raises ReelkinError."""
-    publish_text(queries, evaluation.queries_csv())
-    publish_json(results, evaluation.as_json())
 
 
 def hash_of_ids(annotation: Annotation, database: Sequence[str]) -> str:

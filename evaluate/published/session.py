@@ -7,18 +7,25 @@ import logging
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 
 from ...core.config import as_dict
 from ...core.engine import Engine, start
-from ...core.errors import ExitCode
+from ...core.errors import ExitCode, UsageError
+from ...core.files import publish_json, publish_text
 from ...core.launched import launched_rank
 from ...core.logs import setup_logging
+from ..reporting import plots
+from ..reporting.benchmark import curve_panels, figure_panels, write_report
 from .annotation import Annotation, Problem
 from .baselines import Chance, embedding_baselines
 from .config import PublishedConfig
 from .embedding_scores import MatrixScores
+from .examples import FrameMatrices, open_strips
+from .measures import Present
 from .outcome import Outcome
-from .publishing import Evaluation, System, check_writable, hash_of_ids, publish
+from .protocols import make_measures
+from .publishing import Evaluation, System, check_writable, hash_of_ids
 from .scores import Videos, open_videos
 from .scoring import Scores, evaluate_scores
 from .similarity_file import FileScores, read_similarities
@@ -47,12 +54,21 @@ def run(config: PublishedConfig) -> int:
         if config.without_effect:
             log.info("without effect on finished similarities: %s", ", ".join(config.without_effect))
         annotation = config.annotation()
+        _check_show(config, annotation)
         if config.similarities is not None:
             path, max_bytes = config.similarities, config.max_bytes
             _on_main(engine, lambda: _conclude(config, annotation, read_similarities(path, max_bytes)))
         else:
             _score_features(config, annotation, engine)
     return int(ExitCode.OK)
+
+
+def _check_show(config: PublishedConfig, annotation: Annotation) -> None:
+    """Refuse, before any work, a measure to show that has no values per query."""
+    measures = make_measures(annotation, Present(frozenset(), frozenset()), config.protocol)
+    names = [measure.name for measure in measures if not measure.pooled]
+    if config.show and config.show not in names:
+        raise UsageError(f"--show {config.show} is none of the measures over queries: {', '.join(names)}")
 
 
 def _score_features(config: PublishedConfig, annotation: Annotation, engine: Engine) -> None:
@@ -106,15 +122,48 @@ def _conclude(
         database_sha256=hash_of_ids(annotation, scores.database),
         config=as_dict(config),
     )
-    written = []
-    if config.results_path is not None:
-        queries = config.beside("queries.csv")
-        assert queries is not None
-        publish(evaluation, config.results_path, queries)
-        written = [config.results_path, queries]
-    print(evaluation.text())
-    if written:
+    print(evaluation.text(), flush=True)
+    if written := _publish(config, annotation, evaluation, scores, videos):
         print(f"written, of {system.outcome.coverage}: {', '.join(map(str, written))}")
+
+
+def _publish(
+    config: PublishedConfig,
+    annotation: Annotation,
+    evaluation: Evaluation,
+    scores: FileScores | MatrixScores,
+    videos: Videos | None,
+) -> list[Path]:
+    """Write the report, the plots, the table and, last, the results; gives their paths. Raises ReelkinError."""
+    results = config.results_path
+    if results is None:
+        return []
+    outcome = evaluation.system.outcome
+    report, queries = results.with_name(config.beside("report.html")), results.with_name(config.beside("queries.csv"))
+    curves, figures = (
+        [results.with_name(config.beside(f"{name}.{kind}")) for kind in plots.FORMATS] for name in ("curves", "figures")
+    )
+    caption = f"{outcome.dataset} ({outcome.protocol}): {outcome.coverage}"
+    panels = curve_panels(evaluation)
+    if panels:
+        plots.write_curves(panels, curves, caption)
+    plots.write_dots(figure_panels(evaluation), figures, caption)
+    given = {annotation.normal_id(video_id): video_id for video_id in (*scores.database, *scores.queries)}
+    write_report(
+        evaluation,
+        report,
+        title=config.title,
+        show=config.show,
+        num_examples=config.examples,
+        strips=open_strips(config.shards, annotation) if config.shards else None,
+        matrices=None if videos is None else FrameMatrices(videos, given),
+        plots=[path.name for path in curves],
+        results_name=results.name,
+        queries_name=queries.name,
+    )
+    publish_text(queries, evaluation.queries_csv())
+    publish_json(results, evaluation.as_json())
+    return [results, queries, report, *(curves if panels else []), *figures]
 
 
 def _evaluate(config: PublishedConfig, annotation: Annotation, scores: Scores) -> Outcome:

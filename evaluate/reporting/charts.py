@@ -38,11 +38,12 @@ class Panel:
 
 @dataclass(frozen=True)
 class Line:
-    """Precision against recall of one method; rising recall."""
+    """Precision against recall of one method; rising recall. ``style``: its number among the methods."""
 
     name: str
     recall: Sequence[float]
     precision: Sequence[float]
+    style: int = 0
     trivial: bool = False
 
 
@@ -124,8 +125,8 @@ def curves(panels: Sequence[CurvePanel]) -> dict[str, Any]:
                     for tick in range(5)
                 ],
                 "lines": [
-                    {"trivial": each.trivial, "style": style, "points": _points(each, x, y, width)}
-                    for style, each in enumerate(panel.lines)
+                    {"trivial": each.trivial, "style": each.style, "points": _points(each, x, y, width)}
+                    for each in panel.lines
                 ],
             }
         )
