@@ -62,7 +62,7 @@ def short(name: str) -> str:
 
 def dots(panels: Sequence[Panel]) -> dict[str, Any]:
     """A panel each, in them a row per method: a dot with its interval on an axis from 0 to 1."""
-    label, right, gap, row_height, top = 150.0, 14.0, 26.0, 26.0, 30.0
+    label, right, gap, row_height, top = 172.0, 14.0, 26.0, 26.0, 30.0
     per_line = min(PANELS_PER_LINE, len(panels))
     width = (WIDTH - label - right - gap * (per_line - 1)) / per_line
     num_rows = max(len(panel.marks) for panel in panels)

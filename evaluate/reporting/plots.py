@@ -22,6 +22,7 @@ FORMATS = ("svg", "png")
 DOTS_PER_INCH = 200
 OWN, PLAIN, GRID = "#1b5fa8", "#7a7f88", "#dedcd6"
 DASHES: Sequence[Any] = ("-", "-", (0, (5, 2)), (0, (1.5, 2)), (0, (7, 2, 1.5, 2)))
+TICKS = (0, 0.25, 0.5, 0.75, 1)
 SETTINGS: Any = {
     "svg.hashsalt": "reelkin",  # the same figures give the same file
     "svg.fonttype": "path",
@@ -38,7 +39,8 @@ def write_curves(panels: Sequence[CurvePanel], paths: Sequence[Path], caption: s
     per_line = min(PANELS_PER_LINE, len(panels))
     with _figure(len(panels), per_line, 2.7, caption) as (figure, axes):
         for panel, axis in zip(panels, axes, strict=False):
-            axis.set(title=panel.name, xlim=(0, 1), ylim=(0, 1.02), xlabel="recall", ylabel="precision")
+            axis.set(title=shown(panel.name), xlabel="recall", ylabel="precision")
+            axis.set(xlim=(-0.01, 1.01), ylim=(-0.01, 1.02), xticks=TICKS, yticks=TICKS)
             axis.grid(color=GRID)
             for line in reversed(panel.lines):
                 colour, dash = (PLAIN, DASHES[line.style % len(DASHES)]) if line.trivial else (OWN, "-")
@@ -59,7 +61,7 @@ def write_dots(panels: Sequence[Panel], paths: Sequence[Path], caption: str) -> 
     with _figure(len(panels), per_line, 0.9 + 0.28 * num_rows, caption) as (figure, axes):
         for place, (panel, axis) in enumerate(zip(panels, axes, strict=False)):
             names = [shown(mark.name) if place % per_line == 0 else "" for mark in panel.marks]
-            axis.set(title=panel.name, xlim=(0, 1), ylim=(num_rows - 0.4, -0.6))
+            axis.set(title=shown(panel.name), xlim=(-0.03, 1.03), ylim=(num_rows - 0.4, -0.6), xticks=TICKS)
             axis.set_yticks(range(len(names)), names)
             axis.tick_params(axis="y", length=0)
             axis.grid(axis="x", color=GRID)
