@@ -43,8 +43,11 @@ RECIPES: dict[str, Recipe] = {
     "tca": Recipe(TcaRecipe, tca.build, tca.EXAMPLE),
     "tca-published": Recipe(TcaPublished, tca.build, tca_published.EXAMPLE, TcaPublished.resolve),
 }
-PUBLISHED_FLAGS = ("--annotation_path", "--annotation-path", "-ap")
-"""Of the published command line, which has no ``--recipe``; its recipe is known by this flag."""
+PUBLISHED_FLAGS = frozenset(
+    {"--annotation_path", "--annotation-path", "-ap", "--feature_path", "--feature-path", "-fp"}
+    | {"--model_path", "--model-path", "-mp"}
+)
+"""Of the published command line, which has no ``--recipe``; its recipe is known by any of these."""
 
 
 def recipe_named(arguments: list[str]) -> Recipe:
@@ -54,7 +57,7 @@ def recipe_named(arguments: list[str]) -> Recipe:
         UsageError: there is no such recipe.
     """
     flags = [word.partition("=")[0] for word in arguments]
-    name = "tca-published" if set(flags) & set(PUBLISHED_FLAGS) else "tca"
+    name = "tca-published" if PUBLISHED_FLAGS.intersection(flags) else "tca"
     for position, word in enumerate(arguments):
         if word == "--recipe" and position + 1 < len(arguments):
             name = arguments[position + 1]

@@ -60,7 +60,7 @@ def test_semi_hard_keeps_the_hardest_below_the_positive_or_the_nearest() -> None
 
 def test_none_keeps_everything_as_it_was() -> None:
     found = mine("none")
-    assert torch.equal(found.similarity, NEGATIVE) and torch.equal(found.valid, VALID) and found.mined == 5
+    assert torch.equal(found.similarity, NEGATIVE) and torch.equal(found.valid, VALID) and found.mined == 0
 
 
 def test_only_the_pool_is_mined_unless_an_anchor_has_nothing_there() -> None:

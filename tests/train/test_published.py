@@ -189,12 +189,26 @@ def train(flags: list[str]) -> int:
         ("-bs 0", "--batch-sz is 0"),
         ("--moco_t 0", "--moco-t is 0"),
         ("-nn 0", "--neg-num"),
+        ("-nl 0", "--num-layers is 0"),
+        ("-p 0", "--print-freq is 0"),
+        ("--moco_m 1", "--moco-m is 1.0"),
+        ("-wd -1", "--weight-decay is -1.0"),
+        ("-lr inf", "--learning-rate is inf"),
     ],
 )
 def test_values_that_cannot_be_are_named(more: str, words: str, capfd: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as stop:
         read(f"-ap a -fp b -mp c {more}")
     assert stop.value.code == 2 and words in capfd.readouterr().err
+
+
+def test_a_line_without_annotation_is_still_the_published_one(capfd: pytest.CaptureFixture[str]) -> None:
+    for words in (["-fp", "f"], ["--model_path=m"], ["--feature-path", "f", "-mp", "m"]):
+        assert recipe_named(words) is RECIPES["tca-published"]
+        with pytest.raises(SystemExit):
+            parse(recipe_named(words).config, words, prog="train/run.py", example="")
+        assert "--annotation-path" in capfd.readouterr().err
+    assert recipe_named(["--features", "f", "--output", "o"]) is RECIPES["tca"]
 
 
 def test_features_of_another_dimension_are_refused_with_both(published: Set, tmp_path: Path) -> None:

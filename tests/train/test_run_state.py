@@ -101,6 +101,14 @@ def test_the_newest_checkpoints_are_kept_and_those_of_a_left_future_are_not(data
     assert steps_kept(tmp_path) == [6, 7]
 
 
+def test_a_run_stopped_by_its_flag_says_that_the_flag_has_to_go(data: Data, tmp_path: Path) -> None:
+    for _ in range(2):  # the same command again has nothing to do
+        assert train(recipe(data, tmp_path, stop_after=2)) == ExitCode.STOPPED
+        outcome = json.loads((tmp_path / "outcome.json").read_text())
+        assert outcome["steps"] == 2
+        assert outcome["reason"].startswith("stopped by --stop-after 2; the same command without it")
+
+
 def test_one_checkpoint_is_too_few(data: Data, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="--keep-checkpoints is 1; at least 2"):
         recipe(data, tmp_path, keep_checkpoints=1)

@@ -70,6 +70,25 @@ def test_wandb_is_told_each_step_once(data: Data, tmp_path: Path, monkeypatch: p
     assert list((tmp_path / "wandb").glob("offline-run-*"))
 
 
+@pytest.mark.slow
+def test_wandb_without_an_account_is_said_with_the_remedy(
+    data: Data, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("wandb")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    for name in ("WANDB_API_KEY", "WANDB_MODE", "NETRC"):
+        monkeypatch.delenv(name, raising=False)
+    with pytest.raises(UsageError, match=r"--log-to wandb: .*WANDB_MODE=offline"):
+        train(recipe(data, tmp_path / "run", log_to=("wandb",)))
+
+
+def test_without_mining_nothing_is_called_mined(data: Data, tmp_path: Path) -> None:
+    train(recipe(data, tmp_path / "none", steps=2))
+    train(recipe(data, tmp_path / "topk", steps=2, mining="topk"))
+    for name, mined in (("none", False), ("topk", True)):
+        assert ["mined_similarity" in row for row in RunFolder(tmp_path / name).metrics()] == [mined] * 2
+
+
 @pytest.mark.parametrize(("sink", "module"), [("tensorboard", "torch.utils.tensorboard"), ("wandb", "wandb")])
 def test_a_sink_that_is_not_installed_is_said_with_the_remedy(
     data: Data, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, sink: str, module: str

@@ -52,7 +52,8 @@ class GlobalSampler:
         if drop_last and num_items < batch_size:
             raise UsageError(
                 f"an epoch of {num_items} items does not fill one batch of {batch_size}, and --drop-last leaves out "
-                f"what does not: lower the batch size to {num_items} or less over all ranks, or give --no-drop-last"
+                f"what does not: lower the batch size to {num_items} or less over all ranks, or (recipe tca) give "
+                "--no-drop-last"
             )
         self.num_items, self.batch_size, self.seed = num_items, batch_size, seed
         self.epoch_items = num_items // batch_size * batch_size if drop_last else num_items

@@ -168,7 +168,7 @@ class Miner:
         """
         if self.settings.mining == "none":
             columns = torch.arange(negative.shape[1], device=negative.device).expand(negative.shape)
-            return MinedNegatives(negative, valid, columns, negative.shape[1])
+            return MinedNegatives(negative, valid, columns, 0)
         columns, chosen, mined = self._choose(positive.detach(), negative.detach(), valid, pool, step, places)
         return MinedNegatives(negative.gather(1, columns), chosen, columns, mined)
 

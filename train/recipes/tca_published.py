@@ -45,7 +45,7 @@ import tyro
 from ...core.config import super_init
 from ...core.engine import Engine
 from ...core.errors import UsageError
-from ..running.settings import RunSettings
+from ..running.settings import RunSettings, require_not_negative, require_positive
 from .tca import TcaRecipe
 
 log = logging.getLogger("reelkin.train")
@@ -123,9 +123,21 @@ class TcaPublished(RunSettings):
 
     def __post_init__(self) -> None:
         super_init(TcaPublished, self)
-        for name in ("neg_num", "epochs", "batch_sz", "learning_rate", "padding_size", "moco_k", "moco_t"):
-            if not getattr(self, name) > 0:
-                raise UsageError(f"--{name.replace('_', '-')} is {getattr(self, name)}; it must be above 0")
+        for name in (
+            "neg_num",
+            "num_layers",
+            "epochs",
+            "batch_sz",
+            "learning_rate",
+            "padding_size",
+            "moco_k",
+            "moco_t",
+        ):
+            require_positive(self, name)
+        require_positive(self, "print_freq")
+        require_not_negative(self, "weight_decay")
+        if not 0 <= self.moco_m < 1:
+            raise UsageError(f"--moco-m is {self.moco_m}; it must be at least 0 (no copy) and below 1 (never moves)")
         if self.output_dim != self.pca_components:
             raise UsageError(
                 f"--output-dim {self.output_dim} with --pca-components {self.pca_components}: TCA has no projection, "

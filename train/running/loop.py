@@ -72,7 +72,7 @@ class Trainer:
     Attributes:
         done: updates made so far.
         best: the best validation so far.
-        before_first_step: called once the folder is known to be this run's.
+        before_first_step: called on rank 0 once the folder is known to be this run's.
         save_best: called on rank 0 with the model of a new best validation and facts about it; writes best/.
     """
 
@@ -131,7 +131,7 @@ class Trainer:
         try:
             self._restore()
             self.engine.broadcast_state(self.task.model, self.optimizer)
-            self.before_first_step()
+            self.engine.on_main(self.before_first_step, "the run's beginning")
             self.task.model.train()
             with stop_signals(self.request_stop), self._telemetry() as self._sinks, self._progress() as progress:
                 self._steps(progress)
@@ -146,6 +146,8 @@ class Trainer:
             return "finished"
         if self.finished:
             return f"finished early: no better validation in {self.best.waiting} since step {self.best.step}"
+        if self.done == self.config.stop_after:
+            return f"stopped by --stop-after {self.done}; the same command without it, or with a larger one, goes on"
         return "stopped on request; the same command goes on from here"
 
     def _steps(self, progress: Progress) -> None:
@@ -308,8 +310,16 @@ class Trainer:
         return None if self.epoch_of is None else self.epoch_of(self.done)
 
     def _telemetry(self) -> Telemetry:
-        rows = self.folder.metrics() if self.config.log_to and self.engine.is_main else []
-        return Telemetry(self.folder.path, self.config.log_to, rows, self.engine.is_main)
+        """Open on rank 0 where metrics go; what hinders it ends all ranks."""
+        silent = opened = Telemetry(self.folder.path, self.config.log_to, (), enabled=False)
+
+        def begin() -> None:
+            nonlocal opened
+            rows = self.folder.metrics() if self.config.log_to else []
+            opened = Telemetry(self.folder.path, self.config.log_to, rows, enabled=True)
+
+        self.engine.on_main(begin, "where metrics go")
+        return opened if self.engine.is_main else silent
 
     def _write_best(self) -> None:
         """Make best/ what it is to be; without a validation so far, nothing."""

@@ -50,7 +50,8 @@ class RunSettings:
     allow_changes: bool = False
     """Resume although the configuration, the features or the labels differ from the checkpoint's."""
     stop_after: int | None = None
-    """Stop with a checkpoint and exit code 75 when this many steps are done; for time slots of a cluster."""
+    """Stop with a checkpoint and exit code 75 when this many steps of the whole run are done; to go on, give a larger
+    number or leave it out."""
     threads: int = 0
     """CPU threads of each rank; 0: the cores shared among the ranks of a machine."""
     backend: Literal["auto", "horovod", "torch", "single"] = "auto"

@@ -60,7 +60,12 @@ class Wandb:
         except ImportError as error:
             raise UsageError(f"--log-to wandb: it is not installed ({error}); pip install 'reelkin[wandb]'") from error
         identity = hashlib.sha256(str(folder.resolve()).encode()).hexdigest()[:16]
-        self._run = wandb.init(dir=str(folder), name=folder.name, id=identity, resume="allow")
+        try:
+            self._run = wandb.init(dir=str(folder), name=folder.name, id=identity, resume="allow")
+        except wandb.errors.Error as error:
+            raise UsageError(
+                f"--log-to wandb: {error} Or keep the run here, and send it later: WANDB_MODE=offline"
+            ) from error
         self._known = int(self._run.starting_step) - 1
 
     def write(self, row: Mapping[str, Any]) -> None:
@@ -83,7 +88,7 @@ class Telemetry:
         enabled: False on every rank but the first.
 
     Raises:
-        UsageError: a sink is not installed.
+        UsageError: a sink is not installed, or Weights & Biases refuses.
     """
 
     def __init__(self, folder: Path, names: Sequence[Sink], rows: Iterable[Mapping[str, Any]], enabled: bool) -> None:
