@@ -74,7 +74,8 @@ def test_wandb_is_told_each_step_once(data: Data, tmp_path: Path, monkeypatch: p
 def test_wandb_without_an_account_is_said_with_the_remedy(
     data: Data, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    pytest.importorskip("wandb")
+    wandb = pytest.importorskip("wandb")
+    wandb.teardown()  # it reads its settings once in a process
     monkeypatch.setenv("HOME", str(tmp_path))
     for name in ("WANDB_API_KEY", "WANDB_MODE", "NETRC"):
         monkeypatch.delenv(name, raising=False)
