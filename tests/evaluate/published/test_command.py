@@ -1,0 +1,340 @@
+"""evaluate/run.py --dataset: the published line, what is written, baselines, ranks, and what is refused."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import pickle
+import subprocess
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from reelkin.core.engine import start
+from reelkin.core.errors import ExitCode
+from reelkin.evaluate.compare import main as compare
+from reelkin.evaluate.published.benchmarks import read_annotation
+from reelkin.evaluate.published.config import PublishedConfig
+from reelkin.evaluate.published.scores import ScoreSettings, open_scores
+from reelkin.evaluate.published.scoring import evaluate_scores
+from reelkin.evaluate.run import main
+from reelkin.evaluate.session import mode_of
+from reelkin.extract.describe import COMPARED
+from reelkin.extract.store import write_store
+from reelkin.train.checkpoint import save_model
+from reelkin.train.models.tca import TCA, TCAConfig
+from tests.helpers.runs import Ran, run_here
+from tests.train.conftest import BIN, command_for
+
+ROOT = Path(__file__).parents[3]
+DIM, QUERIES, COPIES = 16, 6, 4
+ENCODER = {key: f"a {key}" for key in COMPARED} | {"name": "net", "weights_path": "/secret/place.pt"}
+PCA = {"sha256": "1" * 64, "file": "pca.safetensors"}
+
+
+@pytest.fixture(autouse=True)
+def _one_thread() -> None:
+    torch.set_num_threads(1)
+
+
+@dataclass
+class World:
+    """A list of pairs, a store in which every query has copies with more and more noise, and a model."""
+
+    folder: Path
+
+    def run(self, *arguments: str | Path, features: bool = True, model: bool = True) -> Ran:
+        given: list[str | Path] = ["--dataset", "PAIRS", "--annotations", self.folder / "pairs.csv"]
+        given += ["--feature_path", self.folder / "store"] if features else []
+        given += ["--model_path", self.folder / "model"] if features and model else []
+        return run_here(main, *given, *arguments)
+
+
+def features(name: str) -> np.ndarray:
+    """A video's features: q0_2 is copy 2 of query q0."""
+    query, _, copy = name.partition("_")
+    base = np.random.default_rng(int(query[1:])).normal(size=(5, DIM)) * (query[0] == "q")
+    rng = np.random.default_rng([ord(query[0]), int(query[1:]), int(copy or 9)])
+    return (base + (0.3 + float(copy or 0)) * rng.normal(size=(5, DIM))).astype(np.float32)
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> World:
+    folder = tmp_path_factory.mktemp("world")
+    queries = [f"q{n}" for n in range(QUERIES)]
+    copies = [f"{query}_{copy}" for query in queries for copy in range(COPIES)]
+    pairs = [f"{query},{copy},1" for query in queries for copy in copies if copy.startswith(f"{query}_")]
+    lost = ["gone,q0_0,1", "q1,lost,1"]
+    (folder / "pairs.csv").write_text("\n".join(["query,video,label", *pairs, *lost]) + "\n")
+    ids = [*queries, *copies, *(f"v{n}" for n in range(12))]
+    write_store(
+        folder / "store", {name: (features(name), np.arange(5.0)) for name in ids}, {"encoder": ENCODER, "pca": PCA}
+    )
+    torch.manual_seed(0)
+    facts = {"frame encoder": {k: v for k, v in ENCODER.items() if k != "weights_path"}, "PCA": PCA["sha256"]}
+    save_model(TCA(TCAConfig(dim=DIM, num_heads=2, feedforward=32, init="published")), folder / "model", facts)
+    return World(folder)
+
+
+def read(path: Path) -> dict[str, Any]:
+    return json.loads(path.read_text())
+
+
+def test_the_published_line_runs_as_it_stands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    annotation = read_annotation("FIVR-5K")
+    wanted = [*annotation.queries[:3], *(v for q in annotation.queries[:3] for v in annotation.labels[q]["DS"][:4])]
+    rng = np.random.default_rng(0)
+    content = {v: (rng.normal(size=(3, 1024)).astype(np.float32), np.arange(3.0)) for v in dict.fromkeys(wanted)}
+    write_store(tmp_path / "features", content, {})
+    model = TCA(TCAConfig(dim=1024, num_heads=8, feedforward=2048))
+    torch.save({f"encoder_q.{key}": value for key, value in model.state_dict().items()}, tmp_path / "model.pth")
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    line = (
+        "--dataset FIVR-5K --pca_components 1024 --num_clusters 256 --num_layers 1 --output_dim 1024 "
+        "--padding_size 300 --metric cosine --model_path ../model.pth --feature_path ../features"
+    )
+    ran = run_here(main, *line.split())
+    assert ran.code == ExitCode.OK, ran.log
+    assert "without effect on the model tca: --num_clusters" in ran.log
+    lines = ran.said.splitlines()
+    coverage = f"3 of 50 queries, {len(set(wanted) & set(annotation.database or ()))} of 5,000 videos"
+    assert lines[0] == f"FIVR-5K, annotation old, protocol corrected: {coverage} have scores"
+    assert [line.split()[0] for line in lines[1:7]] == ["DSVR", "CSVR", "ISVR", "DSVD", "CSVD", "ISVD"]
+    assert all(coverage in line for line in lines)
+    assert not list((tmp_path / "here").iterdir())
+
+
+def test_what_is_written_is_what_the_library_finds(world: World, tmp_path: Path) -> None:
+    ran = world.run("--metric", "chamfer", "--bootstrap", "200", "--output", tmp_path)
+    assert ran.code == ExitCode.OK, ran.log
+    annotation = read_annotation("PAIRS", world.folder / "pairs.csv")
+    settings = ScoreSettings(feature_path=world.folder / "store", model_path=world.folder / "model", metric="chamfer")
+    with start(device="cpu") as engine:
+        scores = open_scores(settings, annotation, engine)
+    assert scores is not None
+    expected = evaluate_scores(annotation, scores, num_resamples=200)
+    found = read(tmp_path / "results.json")
+    assert found["metrics"] == expected.figures and 0.1 < found["metrics"]["mAP"] < 1
+    assert found["intervals"]["mAP"] == list(expected.intervals["mAP"])  # type: ignore[arg-type]
+    assert (found["dataset"], found["protocol"]) == ("PAIRS", "corrected")
+    assert found["coverage"] == {"queries": [6, 7], "database": [42, 42]}
+    assert found["annotation_sha256"] == annotation.sha256 and len(found["database_sha256"]) == 64
+    assert found["scores"]["metric"] == "chamfer" and found["config"]["bootstrap"] == 200
+    assert "/secret" not in json.dumps(found["scores"])
+    rows = list(csv.DictReader((tmp_path / "queries.csv").open()))
+    assert [(row["query"], row["ap"]) for row in rows] == [(row.query, f"{row.ap:.6f}") for row in expected.rows]
+    assert next(row for row in rows if row["query"] == "q1")["missing"] == "lost"
+    names = {
+        "results.json",
+        "queries.csv",
+        "report.html",
+        *(f"{a}.{b}" for a in ("curves", "figures") for b in ("svg", "png")),
+    }
+    assert {path.name for path in tmp_path.iterdir()} == names
+    assert all("6 of 7 queries, 42 of 42 videos" in line for line in ran.said.splitlines())
+
+
+def test_several_systems_can_lie_in_one_folder_and_be_compared(world: World, tmp_path: Path) -> None:
+    for name, arguments in (("tca", ()), ("frames", ("--metric", "symmetric-chamfer"))):
+        assert world.run(*arguments, "--output", tmp_path / f"{name}.json").code == ExitCode.OK
+    assert {"tca.json", "tca.queries.csv", "tca.report.html", "frames.curves.svg"} <= {
+        p.name for p in tmp_path.iterdir()
+    }
+    ran = run_here(compare, tmp_path / "tca.json", tmp_path / "frames.json")
+    assert ran.code == ExitCode.OK and "mAP" in ran.said and "not in the same" not in ran.said
+
+
+def test_best_answers_are_those_of_the_plain_ranking(world: World, tmp_path: Path) -> None:
+    rng = np.random.default_rng(3)
+    videos = [f"{q}_{c}" for q in ("q0", "q1", "q2") for c in range(COPIES)] + [f"v{n}" for n in range(9)]
+    table = {
+        query: {video: float(rng.integers(0, 6)) for video in videos if rng.random() < 0.9}
+        for query in ("q0", "q1", "q2")
+    }
+    (tmp_path / "s.json").write_text(json.dumps(table))
+    assert world.run("--similarities", tmp_path / "s.json", "--output", tmp_path, features=False).code == ExitCode.OK
+    rows = {row["query"]: row for row in read(tmp_path / "results.json")["query_table"] if row["measure"] == "mAP"}
+    assert set(rows) == set(table)
+    for query, scored in table.items():
+        wrong = max(score for video, score in scored.items() if not video.startswith(f"{query}_"))
+        missed = [score for video, score in scored.items() if video.startswith(f"{query}_") and score <= wrong]
+        row = rows[query]
+        assert row["best_wrong_score"] == wrong and scored[row["best_wrong"]] == wrong
+        assert row["best_wrong_place"] == 1 + sum(score > wrong for score in scored.values())
+        assert row["best_missed_score"] == max(missed, default=None)
+        if missed:
+            assert scored[row["best_missed"]] == max(missed) and row["best_missed"].startswith(query)
+            assert row["best_missed_place"] == 1 + sum(score > max(missed) for score in scored.values())
+
+
+def test_trivial_solutions_stand_beside_the_model(world: World, tmp_path: Path) -> None:
+    ran = world.run("--metric", "chamfer", "--baselines", "--output", tmp_path / "with.json")
+    assert ran.code == ExitCode.OK, ran.log
+    found = read(tmp_path / "with.json")
+    assert list(found["baselines"]) == ["mean-pool", "mean-pool-frame", "untrained", "chance"]
+    for name, metric in (("mean-pool", "cosine"), ("mean-pool-frame", "chamfer")):
+        world.run("--metric", metric, "--output", tmp_path / "alone.json", model=False)
+        assert read(tmp_path / "alone.json")["metrics"] == found["baselines"][name]["metrics"]
+    # 24 positives among 6 rankings of 41 videos each, all tied
+    assert found["baselines"]["chance"]["metrics"]["uAP"] == pytest.approx(24 / (6 * 41), abs=0.02)
+    assert found["baselines"]["untrained"]["metrics"] != found["metrics"]
+    world.run("--baselines", "--protocol", "legacy", "--output", tmp_path / "mean.json", model=False)
+    legacy = read(tmp_path / "mean.json")["baselines"]
+    assert list(legacy) == ["chance"] and 0 < legacy["chance"]["metrics"]["mAP"] < 0.5
+
+
+def test_limit_takes_the_first_queries_that_are_there_of_the_same_annotation(world: World, tmp_path: Path) -> None:
+    world.run("--output", tmp_path / "all.json")
+    assert world.run("--limit", "2", "--output", tmp_path / "two.json").code == ExitCode.OK
+    every, two = (read(tmp_path / f"{name}.json") for name in ("all", "two"))
+    assert two["coverage"]["queries"] == [2, 7] and two["annotation_sha256"] == every["annotation_sha256"]
+    assert two["queries"]["mAP"] == {query: every["queries"]["mAP"][query] for query in ("q0", "q1")}
+    table = {"q3": {"q3_0": 1.0, "v0": 0.5}, "stranger": {"v0": 1.0}, "q1": {"q1_0": 0.2, "v0": 0.5}}
+    (tmp_path / "s.json").write_text(json.dumps(table))
+    ran = world.run("--similarities", tmp_path / "s.json", "--limit", "1", "--output", tmp_path, features=False)
+    assert ran.code == ExitCode.OK and list(read(tmp_path / "results.json")["queries"]["mAP"]) == ["q1"]
+
+
+def test_a_dry_run_says_what_is_there_and_writes_nothing(world: World, tmp_path: Path) -> None:
+    ran = world.run("--dry-run", "--baselines", "--output", tmp_path / "out")
+    assert ran.code == ExitCode.OK and not (tmp_path / "out").exists()
+    assert "features of 6 queries and 42 videos (210 frames)" in ran.said
+    assert "baselines: chance, mean-pool, untrained" in ran.said
+
+
+def test_the_dataset_flag_chooses_the_benchmarks() -> None:
+    assert mode_of(["--dataset", "EVVE"]).config is mode_of(["-d", "EVVE"]).config is PublishedConfig
+    assert mode_of(["--dataset=EVVE"]).config is PublishedConfig
+    assert mode_of(["--ground-truth", "--features"]).config is not PublishedConfig
+    ran = run_here(main, "--dataset", "FIVR-5K")
+    assert ran.code == ExitCode.USAGE and "--feature_path" in ran.log
+
+
+class Hostile:
+    """Pickled, it makes a file when it is loaded."""
+
+    def __reduce__(self) -> tuple[Callable[..., Any], tuple[str]]:
+        return os.system, ("touch ran-hostile-code",)
+
+
+def broken_pickle(folder: Path) -> Path:
+    (folder / "cut.pickle").write_bytes(pickle.dumps({"a": [1, 2, 3]})[:-5])
+    return folder / "cut.pickle"
+
+
+def hostile_pickle(folder: Path) -> Path:
+    (folder / "hostile.pickle").write_bytes(pickle.dumps({"5k": {}, "200k": {}, "annotation": Hostile()}))
+    return folder / "hostile.pickle"
+
+
+def json_file(text: str) -> Callable[[Path], Path]:
+    def write(folder: Path) -> Path:
+        (folder / "given.json").write_text(text)
+        return folder / "given.json"
+
+    return write
+
+
+def other_store(**info: Any) -> Callable[[Path], Path]:
+    def write(folder: Path) -> Path:
+        content = {name: (features(name), np.arange(5.0)) for name in ("q0", "q0_0")}
+        write_store(folder / "other", content, {"encoder": ENCODER, "pca": PCA} | info)
+        return folder / "other"
+
+    return write
+
+
+MANY = json.dumps({"q0": {f"v{n}": n / 5000 for n in range(5000)}})
+USAGE, FAILED = ExitCode.USAGE, ExitCode.FAILED
+OTHER_PCA = f"PCA was '{'1' * 64}', is '{'2' * 64}'"
+REFUSED: list[tuple[str, Callable[[Path], Path], tuple[str, ...], ExitCode, str]] = [
+    ("--annotations", hostile_pickle, ("-d", "FIVR-5K"), USAGE, "refused as an annotation (it asks for"),
+    ("--annotations", broken_pickle, ("-d", "EVVE"), USAGE, "refused as an annotation"),
+    ("--feature_path", other_store(encoder=ENCODER | {"dim": "x"}), (), FAILED, "was 'a dim', is 'x'"),
+    ("--feature_path", other_store(pca=PCA | {"sha256": "2" * 64}), (), FAILED, OTHER_PCA),
+    ("--feature_path", other_store(), ("-d", "EVVE", "--annotations="), FAILED, "none of the queries of EVVE"),
+    ("--similarities", json_file('{"q0": {"q0_0": "0.5"}}'), (), USAGE, "'0.5' as the score of query 'q0'"),
+    ("--similarities", json_file('{"q0": {"q0_0": NaN}}'), (), USAGE, "no valid JSON after query 'q0'"),
+    ("--similarities", json_file('{"q0": {"q0_0": 1e99}}'), (), USAGE, "no finite float32: of 'q0_0'"),
+    ("--similarities", json_file('{"x": {"q0_0": 0.5}}'), (), FAILED, "none of the 7 queries of PAIRS has scores"),
+    ("--similarities", json_file(MANY), ("--max-memory-gb", "1e-4"), USAGE, f"({len(MANY):,} bytes) holds"),
+    ("--similarities", json_file('{"q0": {"q0_0": 1}}'), ("--show", "uAP"), USAGE, "--show uAP is none of"),
+    ("--model_path", lambda folder: folder / "nothing", (), FAILED, "nothing"),
+]
+
+
+@pytest.mark.parametrize(("flag", "make", "more", "code", "said"), REFUSED)
+def test_bad_input_is_refused_in_one_line_and_nothing_is_written(
+    flag: str,
+    make: Callable[[Path], Path],
+    more: tuple[str, ...],
+    code: ExitCode,
+    said: str,
+    world: World,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    given = {
+        "--dataset": "PAIRS",
+        "--annotations": str(world.folder / "pairs.csv"),
+        "--feature_path": str(world.folder / "store"),
+        "--model_path": str(world.folder / "model"),
+        flag: str(make(tmp_path)),
+    }
+    if flag == "--similarities":
+        del given["--feature_path"], given["--model_path"]
+    words = [word for pair in given.items() for word in pair]
+    ran = run_here(main, *words, "--output", tmp_path / "out", *more)
+    assert (ran.code, ran.said) == (code, "")
+    (line,) = [line for line in ran.log.splitlines() if "error:" in line]
+    assert said in line and "Traceback" not in ran.log
+    assert not (tmp_path / "out").exists() and not (tmp_path / "ran-hostile-code").exists()
+
+
+def test_missing_queries_of_a_similarity_file_are_normal_and_named(world: World, tmp_path: Path) -> None:
+    (tmp_path / "s.json").write_text(json.dumps({"q0": {"q0_0": 0.9, "v0": 0.1}}))
+    ran = world.run("--similarities", tmp_path / "s.json", features=False)
+    assert ran.code == ExitCode.OK and "1 of 7 queries, 2 of 2 videos" in ran.said
+    assert "note: queries of the annotation without scores: 6: q1, q2" in ran.said
+
+
+@pytest.mark.parametrize("place", ["file/out.json", "file", "folder.json"])
+def test_an_output_that_cannot_be_written_is_refused_before_any_work(world: World, tmp_path: Path, place: str) -> None:
+    (tmp_path / "file").write_text("")
+    (tmp_path / "folder.json").mkdir()
+    ran = world.run("--output", tmp_path / place)
+    assert ran.code == ExitCode.FAILED and ran.said == "" and "scoring" not in ran.log
+    assert f"error: --output {tmp_path / 'file'}" in ran.log or f"error: --output {tmp_path / 'folder.json'}" in ran.log
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
+def test_a_folder_without_permission_is_refused(world: World, tmp_path: Path) -> None:
+    (tmp_path / "closed").mkdir(mode=0o500)
+    assert "cannot be written to" in world.run("--output", tmp_path / "closed" / "out").log
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("backend", ["torch", "horovod"])
+def test_ranks_find_what_one_process_finds_and_one_of_them_speaks(world: World, tmp_path: Path, backend: str) -> None:
+    flags = ["--dataset", "PAIRS", "--annotations", world.folder / "pairs.csv", "--metric", "chamfer", "--baselines"]
+    flags += ["--feature_path", world.folder / "store", "--model_path", world.folder / "model"]
+    words = [*command_for(backend, 2), ROOT / "evaluate" / "run.py", *flags, "--output", tmp_path / "many.json"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}"}
+    done = subprocess.run(
+        list(map(str, words)), env=environment, capture_output=True, text=True, timeout=200, check=False
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.stdout.count("protocol corrected: 6 of 7 queries") == 1
+    assert run_here(main, *flags, "--output", tmp_path / "one.json").code == ExitCode.OK
+    many, one = (read(tmp_path / f"{name}.json") for name in ("many", "one"))
+    assert many["metrics"] == pytest.approx(one["metrics"], abs=1e-6)
+    trivial = [each["baselines"]["untrained"]["metrics"] for each in (many, one)]
+    assert trivial[0] == pytest.approx(trivial[1], abs=1e-6)
