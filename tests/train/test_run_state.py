@@ -139,8 +139,8 @@ def test_a_run_in_parts_logs_what_an_undisturbed_one_does(data: Data, tmp_path: 
 
 def test_rows_of_a_run_killed_before_its_first_checkpoint_are_not_kept(data: Data, tmp_path: Path) -> None:
     RunFolder(tmp_path).log_metrics({"step": 2, "loss": 7.0})
-    with open(tmp_path / "metrics.jsonl", "a") as file:
-        file.write('{"step": 4, "lo')
+    with open(tmp_path / "metrics.jsonl", "ab") as file:
+        file.write(b'5\n[1]\n\xff\xfe\n{"step": 4, "lo')
     train(recipe(data, tmp_path))
     assert [row["step"] for row in RunFolder(tmp_path).metrics()] == [2, 4, 6, 8, 9]
     assert RunFolder(tmp_path).metrics()[0]["loss"] != 7.0

@@ -21,7 +21,7 @@ def test_a_failed_start_leaves_the_outcome_of_a_finished_run(tmp_path: Path) -> 
     config = TcaRecipe(features=tmp_path / "nowhere", output=tmp_path / "run", backend="single")
     with pytest.raises(ReelkinError, match="do not exist"):
         run(RECIPES["tca"], config)
-    assert outcome(tmp_path / "run")["exit_code"] == 1  # there was none before
+    assert outcome(tmp_path / "run")["exit_code"] == 2  # there was none before
     RunFolder(tmp_path / "run").write_outcome(0, "complete", steps=7)
     with pytest.raises(ReelkinError, match="do not exist"):
         run(RECIPES["tca"], config)

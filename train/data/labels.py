@@ -61,8 +61,8 @@ class LabelSettings:
     """edits.csv of shards/edits.py: each source and its edited copies are a group; with --groups, the sources' groups
     join them."""
     vcdb: Path | None = None
-    """VCDB's training annotation (vcdb.pickle): pairs and background videos. Without any label file, positives are
-    edits of the features themselves."""
+    """VCDB's training annotation (vcdb.pickle): pairs, and background videos for --negatives-per-anchor to draw from.
+    Without any label file, positives are edits of the features themselves."""
     pseudo_labels: Path | None = None
     """CSV of train/pseudo_labels.py: clusters of videos without labels, taken for groups."""
     negatives: Path | None = None

@@ -72,12 +72,15 @@ class TcaRecipe(
     pca_components: int | None = None
     """Dimension that the features must have; others are refused. Default: any."""
     recipe: Literal["tca", "tca-published"] = "tca"
-    """Which recipe."""
+    """tca has the flags shown here. tca-published has those of TCA's published command line (--recipe tca-published
+    --help) and is taken without asking where one of them is given, such as --annotation_path."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.queue_size and not (self.queue_positives or self.negatives_per_anchor):
             raise UsageError("--no-queue-positives leaves the queue empty; draw negatives: --negatives-per-anchor 16")
+        if self.negatives is not None and not self.negatives_per_anchor:
+            raise UsageError("--negatives names videos of which none is drawn; give --negatives-per-anchor 16 as well")
         if self.loss == "supcon" and self.virtual_scenes:
             raise UsageError(
                 f"--virtual-scenes {self.virtual_scenes} with --loss supcon: videos of a group that were moved to "

@@ -205,14 +205,17 @@ class RunFolder:
             ) from error
 
     def metrics(self) -> list[dict[str, Any]]:
-        """All rows of metrics.jsonl; a last line that was cut off by a crash is passed over."""
+        """All rows of metrics.jsonl; lines that are none, such as a last one cut off by a crash, are passed over."""
         path = self.path / "metrics.jsonl"
+        text = path.read_text(encoding="utf-8", errors="replace") if path.exists() else ""
         rows: list[dict[str, Any]] = []
-        for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else []:
+        for line in text.splitlines():
             try:
-                rows.append(json.loads(line))
+                row = json.loads(line)
             except ValueError:
                 continue
+            if isinstance(row, dict):
+                rows.append(row)
         return rows
 
     def truncate_metrics(self, step: int, validated: bool = True) -> None:
