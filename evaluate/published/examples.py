@@ -30,7 +30,7 @@ def open_strips(shards: Path, annotation: Annotation) -> Strips:
     opened = ShardSet.open(shards)
     given = {annotation.normal_id(row.video_id): row.video_id for row in opened.videos}
 
-    @functools.lru_cache(maxsize=None)
+    @functools.cache
     def strips(video_id: str) -> list[NDArray[np.uint8]]:
         return frame_strip(opened, given.get(video_id, video_id))
 

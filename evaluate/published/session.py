@@ -196,7 +196,8 @@ def _named(scores: FileScores | MatrixScores, videos: Videos | None) -> tuple[st
         return str(scores.facts.get("similarities", "similarities")), "similarities from a file"
     metric = videos.settings.metric
     what = "mean pooling; no model" if videos.loaded is None else f"model {videos.loaded.path.name}"
-    return f"{videos.aggregator}, {metric}", f"{what}; {metric}"
+    name = "mean pooling" if videos.loaded is None else videos.aggregator
+    return f"{name}, {metric}", f"{what}; {metric}"
 
 
 def dry_run_text(config: PublishedConfig) -> str:

@@ -27,7 +27,6 @@ class MatrixPicture:
         address: the picture, query from top to bottom.
         rows, columns: frames of the query and of the video.
         low, high: similarities of the darkest and of the brightest colour.
-        width: pixels at which it is to be shown.
     """
 
     address: str
@@ -35,7 +34,6 @@ class MatrixPicture:
     columns: int
     low: float
     high: float
-    width: int
 
 
 def matrix_picture(matrix_QV: NDArray[np.floating], low: float, high: float) -> MatrixPicture:
@@ -47,11 +45,12 @@ def matrix_picture(matrix_QV: NDArray[np.floating], low: float, high: float) -> 
     small = pooled(matrix_QV)
     share = np.clip((small - low) / max(high - low, 1e-9), 0.0, 1.0)
     pixels = colormaps["viridis"](share, bytes=True)[..., :3]
+    larger = max(1, round(SMALLEST_SIDE / max(small.shape)))
+    pixels = pixels.repeat(larger, axis=0).repeat(larger, axis=1)
     out = io.BytesIO()
     Image.fromarray(np.ascontiguousarray(pixels)).save(out, format="PNG", optimize=True)
     address = "data:image/png;base64," + base64.b64encode(out.getvalue()).decode("ascii")
-    larger = max(1, round(SMALLEST_SIDE / max(small.shape)))
-    return MatrixPicture(address, rows, columns, low, high, small.shape[1] * larger)
+    return MatrixPicture(address, rows, columns, low, high)
 
 
 def pooled(matrix_QV: NDArray[np.floating]) -> NDArray[np.floating]:
