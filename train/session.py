@@ -100,14 +100,13 @@ def _run(recipe: Recipe, config: TcaRecipe, engine: Engine, folder: RunFolder) -
         log.info("%d steps of %d anchors, %d ranks (%s)", trainer.steps, config.batch_size, engine.size, engine.backend)
         trainer.before_first_step = lambda: folder.announce({**described, "identity": trainer.identity})
     trainer.save_best = lambda model, facts: save_model(model, folder.best, {**built.facts, **facts})
-    outcome = trainer.train()
 
-    def conclude() -> None:
+    def conclude(outcome: Outcome) -> None:
         if outcome.exit_code == ExitCode.OK:
             save_model(trainer.task.model, folder.model, {**built.facts, "weights": outcome.weights_sha256})
         facts: dict[str, Any] = {"steps": outcome.steps, "weights_sha256": outcome.weights_sha256, **ranks}
         folder.write_outcome(int(outcome.exit_code), outcome.reason, **facts)
         log.info("%s after %d steps: %s", outcome.reason, outcome.steps, folder.path)
 
-    engine.on_main(conclude, "the outcome")
-    return outcome
+    trainer.conclude = conclude
+    return trainer.train()

@@ -271,6 +271,22 @@ def test_two_runs_do_not_share_a_folder(data: Data, tmp_path: Path, monkeypatch:
     assert train(recipe(data, tmp_path, steps=1)) == ExitCode.OK
 
 
+def test_the_folder_is_a_runs_own_until_its_model_is_written(
+    data: Data, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    saved: list[Path] = []
+
+    def save(model: torch.nn.Module, folder: Path, facts: dict[str, Any]) -> None:
+        with pytest.raises(UsageError, match="is in use"):
+            RunFolder(tmp_path).lock(seconds=0.0)
+        saved.append(folder)
+
+    monkeypatch.setattr("reelkin.train.session.save_model", save)
+    assert train(recipe(data, tmp_path, steps=1)) == ExitCode.OK
+    assert saved == [tmp_path / "model"]
+    RunFolder(tmp_path).lock(seconds=0.0)
+
+
 @pytest.fixture
 def small(tmp_path: Path) -> Iterator[Path]:
     """A disk of two megabytes."""

@@ -74,6 +74,7 @@ class Trainer:
         best: the best validation so far.
         before_first_step: called on rank 0 once the folder is known to be this run's.
         save_best: called on rank 0 with the model of a new best validation and facts about it; writes best/.
+        conclude: called on rank 0 at the end, while the folder is still locked; writes model/ and the outcome.
     """
 
     def __init__(
@@ -104,6 +105,7 @@ class Trainer:
         self.best = Best()
         self.before_first_step: Callable[[], None] = lambda: None
         self.save_best: Callable[[nn.Module, dict[str, Any]], None] = lambda model, facts: None
+        self.conclude: Callable[[Outcome], None] = lambda outcome: None
         self._stop_requested = False
         self._sums: dict[str, float] = {}
         self._validation_owed = False
@@ -136,10 +138,12 @@ class Trainer:
             with stop_signals(self.request_stop), self._telemetry() as self._sinks, self._progress() as progress:
                 self._steps(progress)
             digest = self.engine.assert_same(self.task.model, "the trained weights")
+            code = ExitCode.OK if self.finished else ExitCode.STOPPED
+            outcome = Outcome(code, self._reason(), self.done, digest)
+            self.engine.on_main(lambda: self.conclude(outcome), "the outcome")
         finally:
             self.folder.unlock()
-        code = ExitCode.OK if self.finished else ExitCode.STOPPED
-        return Outcome(code, self._reason(), self.done, digest)
+        return outcome
 
     def _reason(self) -> str:
         if self.done >= self.steps:
