@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -17,6 +17,7 @@ from ...core.launched import launched_rank
 from ...core.logs import setup_logging
 from ..reporting import plots
 from ..reporting.benchmark import curve_panels, figure_panels, write_report
+from ..reporting.page import Strips
 from .annotation import Annotation, Problem
 from .baselines import Chance, embedding_baselines
 from .config import PublishedConfig
@@ -55,11 +56,12 @@ def run(config: PublishedConfig) -> int:
             log.info("without effect on finished similarities: %s", ", ".join(config.without_effect))
         annotation = config.annotation()
         _check_show(config, annotation)
-        if config.similarities is not None:
-            path, max_bytes = config.similarities, config.max_bytes
-            _on_main(engine, lambda: _conclude(config, annotation, read_similarities(path, max_bytes)))
+        strips = open_strips(config.shards, annotation) if config.shards else None
+        session = _Session(config, annotation, engine, strips)
+        if config.similarities is None:
+            session.score_features()
         else:
-            _score_features(config, annotation, engine)
+            session.on_main(session.score_file)
     return int(ExitCode.OK)
 
 
@@ -71,114 +73,128 @@ def _check_show(config: PublishedConfig, annotation: Annotation) -> None:
         raise UsageError(f"--show {config.show} is none of the measures over queries: {', '.join(names)}")
 
 
-def _score_features(config: PublishedConfig, annotation: Annotation, engine: Engine) -> None:
-    videos = _limited_videos(open_videos(config, annotation), annotation, config.limit)
-    baselines: list[System] = []
+@dataclass(frozen=True)
+class _Session:
+    """What all steps need; everything that can be refused before any work has been looked at."""
 
-    def keep(name: str, description: str, scores: MatrixScores | None) -> None:
-        assert scores is not None
-        baselines.append(System(name, description, _evaluate(config, annotation, scores)))
+    config: PublishedConfig
+    annotation: Annotation
+    engine: Engine
+    strips: Strips | None
 
-    # One matrix of similarities is held at a time: the model's comes last, since the report asks it again.
-    for each in embedding_baselines(videos) if config.baselines else ():
-        scores = videos.score(engine, model=each.model, metric=each.metric)
-        _on_main(engine, partial(keep, each.name, each.description, scores))
-        del scores
-    own = videos.score(engine)
+    def on_main(self, work: Callable[[], None]) -> None:
+        """Rank 0's part, for which the others wait; what it raises is raised on all."""
+        with self.engine.extend_deadline(ALONE_SECONDS):
+            self.engine.on_main(work, "the figures")
 
-    def conclude() -> None:
-        assert own is not None
-        _conclude(config, annotation, own, videos, baselines)
+    def score_file(self) -> None:
+        """Finished similarities. Rank 0 alone calls it."""
+        assert self.config.similarities is not None
+        scores = read_similarities(self.config.similarities, self.config.max_bytes)
+        queries = first_queries(scores.queries, self.annotation, self.config.limit)
+        name = str(scores.facts.get("similarities", "similarities"))
+        self._conclude(name, "similarities from a file", replace(scores, queries=queries))
 
-    _on_main(engine, conclude)
+    def score_features(self) -> None:
+        """Features compared by a model, beside what needs no training. All ranks call it."""
+        config = self.config
+        videos = _limited(open_videos(config, self.annotation), self.annotation, config.limit)
+        baselines: list[System] = []
 
+        def keep(name: str, description: str, scores: MatrixScores | None) -> None:
+            assert scores is not None
+            baselines.append(System(name, description, self._evaluate(scores)))
 
-def _on_main(engine: Engine, work: Callable[[], None]) -> None:
-    """Rank 0's part, for which the others wait; what it raises is raised on all."""
-    with engine.extend_deadline(ALONE_SECONDS):
-        engine.on_main(work, "the figures")
+        # One matrix of similarities is held at a time.
+        for each in embedding_baselines(videos) if config.baselines else ():
+            scores = videos.score(self.engine, model=each.model, metric=each.metric)
+            self.on_main(partial(keep, each.name, each.description, scores))
+            del scores
+        own = videos.score(self.engine)
+        what = "no model" if videos.loaded is None else f"model {videos.loaded.path.name}"
 
+        def conclude() -> None:
+            assert own is not None
+            self._conclude(_name(videos), f"{what}; {config.metric}", own, videos, baselines)
 
-def _conclude(
-    config: PublishedConfig,
-    annotation: Annotation,
-    scores: FileScores | MatrixScores,
-    videos: Videos | None = None,
-    baselines: Sequence[System] = (),
-) -> None:
-    """Figures, files and the text on the terminal."""
-    if isinstance(scores, FileScores):
-        scores = replace(scores, queries=first_queries(scores.queries, annotation, config.limit))
-    system = System(*_named(scores, videos), _evaluate(config, annotation, scores))
-    if config.baselines:
-        tied = config.protocol == "corrected"
-        text = "the same score for every video: the mean over all rankings" if tied else "one random ranking a query"
-        chance = _evaluate(config, annotation, Chance(scores, tied, config.seed))
-        baselines = (*baselines, System("chance", text, chance))
-    evaluation = Evaluation(
-        system=system,
-        baselines=baselines,
-        groups=annotation.groups,
-        database_sha256=hash_of_ids(annotation, scores.database),
-        config=as_dict(config),
-    )
-    print(evaluation.text(), flush=True)
-    if written := _publish(config, annotation, evaluation, scores, videos):
-        print(f"written, of {system.outcome.coverage}: {', '.join(map(str, written))}")
+        self.on_main(conclude)
 
+    def _evaluate(self, scores: Scores) -> Outcome:
+        config = self.config
+        outcome = evaluate_scores(
+            self.annotation, scores, protocol=config.protocol, num_resamples=config.bootstrap, seed=config.seed
+        )
+        if not config.limit:
+            return outcome
+        left = len(self.annotation.queries) - outcome.queries.found
+        problem = Problem(f"queries without scores, or left out by --limit {config.limit}", left, ())
+        return replace(outcome, problems=(*outcome.problems, problem))
 
-def _publish(
-    config: PublishedConfig,
-    annotation: Annotation,
-    evaluation: Evaluation,
-    scores: FileScores | MatrixScores,
-    videos: Videos | None,
-) -> list[Path]:
-    """Write the report, the plots, the table and, last, the results; gives their paths. Raises ReelkinError."""
-    results = config.results_path
-    if results is None:
-        return []
-    outcome = evaluation.system.outcome
-    report, queries = results.with_name(config.beside("report.html")), results.with_name(config.beside("queries.csv"))
-    curves, figures = (
-        [results.with_name(config.beside(f"{name}.{kind}")) for kind in plots.FORMATS] for name in ("curves", "figures")
-    )
-    caption = f"{outcome.dataset} ({outcome.protocol}): {outcome.coverage}"
-    panels = curve_panels(evaluation)
-    if panels:
-        plots.write_curves(panels, curves, caption)
-    plots.write_dots(figure_panels(evaluation), figures, caption)
-    given = {annotation.normal_id(video_id): video_id for video_id in (*scores.database, *scores.queries)}
-    write_report(
-        evaluation,
-        report,
-        title=config.title,
-        show=config.show,
-        num_examples=config.examples,
-        strips=open_strips(config.shards, annotation) if config.shards else None,
-        matrices=None if videos is None else FrameMatrices(videos, given),
-        plots=[path.name for path in curves],
-        results_name=results.name,
-        queries_name=queries.name,
-    )
-    publish_text(queries, evaluation.queries_csv())
-    publish_json(results, evaluation.as_json())
-    return [results, queries, report, *(curves if panels else []), *figures]
+    def _conclude(
+        self,
+        name: str,
+        description: str,
+        scores: FileScores | MatrixScores,
+        videos: Videos | None = None,
+        baselines: Sequence[System] = (),
+    ) -> None:
+        """Figures on the terminal, then files."""
+        config = self.config
+        system = System(name, description, self._evaluate(scores))
+        if config.baselines:
+            tied = config.protocol == "corrected"
+            text = "the same score for every video: the mean over all rankings" if tied else "one random ranking each"
+            baselines = (*baselines, System("chance", text, self._evaluate(Chance(scores, tied, config.seed))))
+        evaluation = Evaluation(
+            system=system,
+            baselines=baselines,
+            groups=self.annotation.groups,
+            database_sha256=hash_of_ids(self.annotation, scores.database),
+            config=as_dict(config),
+        )
+        print(evaluation.text(), flush=True)
+        if config.results_path is not None:
+            written = self._publish(config.results_path, evaluation, scores, videos)
+            print(f"written, of {system.outcome.coverage}: {', '.join(map(str, written))}")
 
+    def _publish(
+        self, results: Path, evaluation: Evaluation, scores: FileScores | MatrixScores, videos: Videos | None
+    ) -> list[Path]:
+        """Write the plots, the report, the table and, last, the results; gives their paths. Raises ReelkinError."""
+        config, outcome = self.config, evaluation.system.outcome
 
-def _evaluate(config: PublishedConfig, annotation: Annotation, scores: Scores) -> Outcome:
-    outcome = evaluate_scores(
-        annotation, scores, protocol=config.protocol, num_resamples=config.bootstrap, seed=config.seed
-    )
-    if not config.limit:
-        return outcome
-    left = len(annotation.queries) - outcome.queries.found
-    problem = Problem(f"queries without scores, or left out by --limit {config.limit}", left, ())
-    return replace(outcome, problems=(*outcome.problems, problem))
+        def beside(name: str) -> Path:
+            return results.with_name(config.beside(name))
+
+        report, queries = beside("report.html"), beside("queries.csv")
+        curves, figures = ([beside(f"{name}.{kind}") for kind in plots.FORMATS] for name in ("curves", "figures"))
+        caption = f"{outcome.dataset} ({outcome.protocol}): {outcome.coverage}"
+        panels = curve_panels(evaluation)
+        if panels:
+            plots.write_curves(panels, curves, caption)
+        plots.write_dots(figure_panels(evaluation), figures, caption)
+        normal_id = self.annotation.normal_id
+        given = {normal_id(video_id): video_id for video_id in (*scores.database, *scores.queries)}
+        write_report(
+            evaluation,
+            report,
+            title=config.title,
+            show=config.show,
+            num_examples=config.examples,
+            strips=self.strips,
+            matrices=None if videos is None else FrameMatrices(videos, given),
+            plots=[path.name for path in curves],
+            results_name=results.name,
+            queries_name=queries.name,
+        )
+        publish_text(queries, evaluation.queries_csv())
+        publish_json(results, evaluation.as_json())
+        return [results, queries, report, *(curves if panels else []), *figures]
 
 
 def first_queries(given: Sequence[str], annotation: Annotation, limit: int) -> tuple[str, ...]:
-    """Of some ids the first ``limit`` queries, in the annotation's order; 0: all as they are."""
+    """Of some ids the first ``limit`` queries, in the annotation's order; 0, or none of them a query: all as they
+    are."""
     if not limit:
         return tuple(given)
     place_of = {query: place for place, query in enumerate(annotation.queries)}
@@ -186,18 +202,12 @@ def first_queries(given: Sequence[str], annotation: Annotation, limit: int) -> t
     return tuple(sorted(known, key=lambda query: place_of[annotation.normal_id(query)])[:limit]) or tuple(given)
 
 
-def _limited_videos(videos: Videos, annotation: Annotation, limit: int) -> Videos:
+def _limited(videos: Videos, annotation: Annotation, limit: int) -> Videos:
     return replace(videos, queries=first_queries(videos.queries, annotation, limit))
 
 
-def _named(scores: FileScores | MatrixScores, videos: Videos | None) -> tuple[str, str]:
-    """Name and description of what was evaluated."""
-    if videos is None:
-        return str(scores.facts.get("similarities", "similarities")), "similarities from a file"
-    metric = videos.settings.metric
-    what = "mean pooling; no model" if videos.loaded is None else f"model {videos.loaded.path.name}"
-    name = "mean pooling" if videos.loaded is None else videos.aggregator
-    return f"{name}, {metric}", f"{what}; {metric}"
+def _name(videos: Videos) -> str:
+    return f"{'mean pooling' if videos.loaded is None else videos.aggregator}, {videos.settings.metric}"
 
 
 def dry_run_text(config: PublishedConfig) -> str:
@@ -210,13 +220,13 @@ def dry_run_text(config: PublishedConfig) -> str:
     if config.similarities is not None:
         megabytes = config.similarities.stat().st_size / 1e6 if config.similarities.is_file() else 0
         return "\n".join([*lines, f"similarities: {megabytes:.1f} MB, read whole before anything is known of coverage"])
-    videos = _limited_videos(open_videos(config, annotation), annotation, config.limit)
+    videos = _limited(open_videos(config, annotation), annotation, config.limit)
     frames = sum(videos.source.num_frames(video_id) for video_id in videos.database)
     pairs = len(videos.queries) * len(videos.database)
     lines.append(
         f"there are features of {len(videos.queries):,} queries and {len(videos.database):,} videos ({frames:,} "
-        f"frames); {pairs:,} similarities by {videos.aggregator}, {videos.settings.metric}, take "
-        f"{4 * pairs / 1e9:.3f} GB of --max-memory-gb {config.max_memory_gb:g}"
+        f"frames); {pairs:,} similarities by {_name(videos)}, take {4 * pairs / 1e9:.3f} GB of --max-memory-gb "
+        f"{config.max_memory_gb:g}"
     )
     names = ["chance", *(each.name for each in embedding_baselines(videos))] if config.baselines else []
     return "\n".join([*lines, *([f"baselines: {', '.join(names)}"] if names else [])])

@@ -27,9 +27,11 @@ from reelkin.evaluate.run import main
 from reelkin.evaluate.session import mode_of
 from reelkin.extract.describe import COMPARED
 from reelkin.extract.store import write_store
+from reelkin.shards.build import main as build
 from reelkin.train.checkpoint import save_model
 from reelkin.train.models.tca import TCA, TCAConfig
 from tests.helpers.runs import Ran, run_here
+from tests.helpers.videos import make_video
 from tests.train.conftest import BIN, command_for
 
 ROOT = Path(__file__).parents[3]
@@ -313,6 +315,26 @@ def test_an_output_that_cannot_be_written_is_refused_before_any_work(world: Worl
     ran = world.run("--output", tmp_path / place)
     assert ran.code == ExitCode.FAILED and ran.said == "" and "scoring" not in ran.log
     assert f"error: --output {tmp_path / 'file'}" in ran.log or f"error: --output {tmp_path / 'folder.json'}" in ran.log
+
+
+def test_the_report_shows_frames_and_their_similarities_of_what_went_wrong(world: World, tmp_path: Path) -> None:
+    (tmp_path / "videos").mkdir()
+    for seed, name in enumerate(("q0", "q0_0", "v0")):
+        make_video(tmp_path / "videos" / f"{name}.mp4", seconds=3, fps=4, seed=seed)
+    assert run_here(build, "--videos", tmp_path / "videos", "--output", tmp_path / "shards").code == ExitCode.OK
+    (tmp_path / "s.json").write_text(json.dumps({"q0": {"q0_0": 0.2, "v0": 0.9}}))
+    given = ("--shards", tmp_path / "shards", "--output", tmp_path / "file")
+    ran = world.run("--similarities", tmp_path / "s.json", *given, features=False)
+    assert ran.code == ExitCode.OK, ran.log
+    text = (tmp_path / "file" / "report.html").read_text()
+    assert text.count("data:image/jpeg") == 3 * 3 and "data:image/png" not in text  # a frame a second
+    assert "place 1, score 0.900" in text and "place 2, score 0.200" in text
+    ran = world.run("--metric", "chamfer", *given)
+    text = (tmp_path / "file" / "report.html").read_text()
+    assert ran.code == ExitCode.OK and text.count("data:image/png") == 2 * text.count("<article") > 0
+    assert "5 × 5 frames" in text
+    ran = world.run("--shards", tmp_path, "--output", tmp_path / "file")
+    assert ran.code == ExitCode.FAILED and "scoring" not in ran.log
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
