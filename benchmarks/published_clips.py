@@ -8,10 +8,10 @@
 The benchmarks' videos are not here, so each held-out group of clips (a clip, others that show the same, and edited
 copies of all) stands for a query and its positives: the group's first clip gets the query's id, the others the ids of
 its positives, the easy copies those of the closest labels; where several queries share their positives (EVVE), some of
-the group are queries too. Where a benchmark ranks only what is judged for a query, videos of other groups get the ids
-judged wrong. Clips that the model was trained on get ids that no query lists. Most ids stay without a video, which
-coverage says. The figures show that the way from raw videos to results works, and what the protocols and metrics make
-of a few easy queries; they say nothing of how a system does on the benchmarks.
+the group are queries too. Clips that the model was trained on, and their copies, get ids that no query lists and, where
+a benchmark ranks what is judged for a query, ids judged wrong. Most ids stay without a video, which coverage says. The
+figures show that the way from raw videos to results works, and what the protocols and metrics make of a few easy
+queries; they say nothing of how a system does on the benchmarks.
 
 Four systems on each: mean pooling and the model (trained here on the other clips, or --model), by cosine and chamfer,
 under both protocols, with intervals; then evaluate/compare.py of the model with mean pooling.
@@ -36,6 +36,7 @@ from published_protocols import CLOSENESS, PROTOCOLS, evaluate, figures_of
 
 from reelkin.core.config import parse
 from reelkin.core.files import publish_text
+from reelkin.core.ids import read_ids
 from reelkin.evaluate.comparing import CompareConfig, compare
 from reelkin.evaluate.ground_truth import read_rows
 from reelkin.evaluate.published.annotation import Annotation
@@ -46,7 +47,7 @@ ROOT = Path(__file__).resolve().parents[1]
 STRENGTHS = {"easy": 1, "medium": 2, "hard": 3}
 JUDGED_WRONG = {"CC_WEB_VIDEO": "X", "SVD": "0"}
 MOST_WRONG = 30
-"""Ids judged wrong for a query that get a video of another group."""
+"""Ids judged wrong for a query that get a video."""
 TRAINING = "--steps 150 --batch-size 64 --max-frames 16 --momentum 0.9 --lr 5e-4 --feedforward 256"
 SYSTEMS = tuple((model, metric) for metric in ("cosine", "chamfer") for model in ("mean pooling", "TCA"))
 
@@ -135,12 +136,10 @@ def cast(annotation: Annotation, groups: Mapping[str, Sequence[str]], background
         result.give([ids[0], *more, *ids[1:]], groups[group], group)
     judged = {v for of_query in annotation.labels.values() for listed in of_query.values() for v in listed}
     label = JUDGED_WRONG.get(annotation.dataset)
-    for query in [video_id for video_id in result.group_of if label and video_id in annotation.labels]:
-        others = [v for group, videos in groups.items() if group != result.group_of[query] for v in videos]
+    for number, query in enumerate([v for v in result.group_of if label and v in annotation.labels]):
         free = [v for v in annotation.labels[query].get(label or "", ()) if v not in result.video_of]
-        result.give(
-            free[:MOST_WRONG], islice(cycle(others[:: max(1, len(others) // MOST_WRONG)]), MOST_WRONG), "judged wrong"
-        )
+        # another part of them for each query
+        result.give(free[:MOST_WRONG], islice(cycle(background), number * MOST_WRONG, None), "judged wrong")
     unlisted = (v for v in annotation.database or () if v not in judged and v not in annotation.labels)
     result.give(unlisted, background, "background")
     return result
@@ -214,7 +213,7 @@ def prepare(dataset: str, options: argparse.Namespace, folder: Path) -> tuple[li
     groups = {
         name: [v for v in videos if v in store] for name, videos in held_out_groups(options.features.parent).items()
     }
-    trained = [row["video_id"] for row in read_rows(options.features.parent / "training.csv")]
+    trained = [v for v in read_ids(options.features.parent / "training-ids.txt") if v in store]
     words: list[object] = ["--dataset", dataset, "--feature_path", folder / "store", "--bootstrap", 1000]
     if dataset == "PAIRS":
         write_pairs(folder / "pairs.csv", groups)
