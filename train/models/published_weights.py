@@ -78,7 +78,8 @@ def _encoder_state(content: Any, path: Path) -> State:
         if isinstance(content, Mapping) and isinstance(content.get(wrapper), Mapping):
             content = content[wrapper]
     if not isinstance(content, Mapping) or not content:
-        raise ReelkinError(f"{path} holds no state dict but a {type(content).__name__}; save model.state_dict()")
+        found = f"a {type(content).__name__}" if content else f"an empty {type(content).__name__}"
+        raise ReelkinError(f"{path} holds no state dict but {found}; save model.state_dict()")
     odd = [key for key, value in content.items() if not (isinstance(key, str) and isinstance(value, torch.Tensor))]
     if odd:
         raise ReelkinError(f"{path} is no state dict: its entry {odd[0]!r} is not a tensor under a name")
@@ -93,6 +94,8 @@ def _encoder_state(content: Any, path: Path) -> State:
 
 def _check_values(state: State, path: Path) -> None:
     for key, value in state.items():
+        if value.layout != torch.strided or value.device.type != "cpu":  # sparse, or a shape without values
+            raise ReelkinError(f"the weights {key} in {path} are no plain values ({value.layout}, {value.device.type})")
         if key.endswith("num_batches_tracked"):
             continue
         if not value.is_floating_point():
