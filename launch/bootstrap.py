@@ -45,7 +45,7 @@ DALI_MACHINES = ("x86_64", "aarch64")  # for which it is made, on Linux
 DALI_FREE_BYTES = 1 << 30  # 0.7 GB when installed
 FREE_BYTES = 3 << 30  # what a CPU build of everything takes on disk, with room to build
 MODULES = (
-    "torch,torchvision,numpy,av,faiss,pyarrow,safetensors,webdataset,tyro,rich,jinja2,ijson,"
+    "torch,torchvision,numpy,av,faiss,pyarrow,safetensors,webdataset,tyro,rich,jinja2,ijson,matplotlib,"
     "imageio_ffmpeg,pytest,mypy,reelkin"
 )
 STAMPED = ("torch", "torchvision", "horovod", DALI)  # one that changed since makes a finished set-up out of date
