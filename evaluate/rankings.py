@@ -12,6 +12,9 @@ from numpy.typing import NDArray
 from ..core.errors import ReelkinError
 from ..core.metrics import average_precision, mean_with_interval, micro_average_precision
 from .ground_truth import Task
+from .published.averages import LEVELS, interpolated_precision
+from .published.measures import Average
+from .published.ranking import Ranked, positive_groups
 
 SCORE_DECIMALS = 6
 """Scores closer than this many decimals are ties: float32 sums depend on the block they were computed in, and identical
@@ -71,6 +74,8 @@ class MethodResult:
         micro_ap: average precision of all pairs pooled; None when they are too many.
         spread: the 1st and 99th percentile of all scores, None when they are too many.
         seconds: taken to score and rank.
+        precision: mean over the queries of the highest precision at a recall of at least each of
+            `published.averages.LEVELS`; empty when no query has a positive.
     """
 
     method: Method
@@ -81,6 +86,7 @@ class MethodResult:
     micro_ap: float | None
     spread: tuple[float, float] | None
     seconds: float
+    precision: Sequence[float] = ()
 
     @property
     def collapsed(self) -> bool:
@@ -131,6 +137,7 @@ def evaluate_method(task: Task, method: Method, *, seed: int = 0, keep_best: int
     results: list[QueryResult] = []
     pooled: list[tuple[NDArray[np.float32], NDArray[np.bool_]]] = []
     pool = len(task.queries) * len(task.database) <= MAX_POOLED_PAIRS
+    precision_L = np.zeros(len(LEVELS))
     started = time.monotonic()
     for begin in range(0, len(task.queries), method.block):
         queries = task.queries[begin : begin + method.block]
@@ -143,6 +150,7 @@ def evaluate_method(task: Task, method: Method, *, seed: int = 0, keep_best: int
             relevant[[column[video_id] for video_id in task.relevant[query]]] = True
             rounded: NDArray[np.float64] = np.asarray(row, dtype=np.float64).round(SCORE_DECIMALS)
             results.append(_query_result(task, query, rounded, relevant, keep, keep_best))
+            precision_L += _precision_at_levels(rounded, relevant, keep, results[-1].num_positives)
             if pool:
                 pooled.append((rounded[keep].astype(np.float32), relevant[keep]))
     seconds = time.monotonic() - started
@@ -154,7 +162,20 @@ def evaluate_method(task: Task, method: Method, *, seed: int = 0, keep_best: int
         micro = micro_average_precision(scores, flags, num_positives=total)
         lowest, highest = np.quantile(scores, [0.01, 0.99])
         spread = (float(lowest), float(highest))
-    return MethodResult(method, results, mean, low, high, micro, spread, seconds)
+    num_curves = sum(result.ap is not None for result in results)
+    precision = (precision_L / num_curves).tolist() if num_curves else ()
+    return MethodResult(method, results, mean, low, high, micro, spread, seconds, precision)
+
+
+def _precision_at_levels(
+    scores: NDArray[np.float64], relevant: NDArray[np.bool_], keep: NDArray[np.bool_], total: int
+) -> NDArray[np.float64]:
+    """Highest precision of one query at a recall of at least each of `LEVELS`; zeros without positives."""
+    found = np.flatnonzero(relevant & keep)
+    if not total or not len(found):
+        return np.zeros(len(LEVELS))
+    groups = positive_groups(Ranked(scores, keep), found, Average.EXPECTED)
+    return interpolated_precision(groups.before_G, groups.size_G, groups.hits_G, total, LEVELS)
 
 
 def _query_result(

@@ -12,6 +12,9 @@ from numpy.typing import NDArray
 
 Floats = NDArray[np.float64]
 
+LEVELS: Floats = np.linspace(0, 1, 101)
+"""Recalls of an averaged precision-recall curve."""
+
 _TABLE: Floats = np.concatenate([[0.0], np.cumsum(1.0 / np.arange(1, 256))])
 """Harmonic numbers H(0) to H(255)."""
 

@@ -15,15 +15,13 @@ from numpy.typing import NDArray
 from ...core.errors import ReelkinError
 from ...core.metrics import mean_with_interval
 from .annotation import Annotation, ProblemLog, match_ids
-from .averages import Floats, interpolated_precision
+from .averages import LEVELS, Floats, interpolated_precision
 from .measures import Judged, Measure, Present
 from .outcome import Curve, Figure, Found, Interval, Outcome, QueryRow
 from .pooling import Pool, draw_weights
 from .protocols import description, make_measures
 from .ranking import Groups, Ranked, average_precision, columns_of, positive_groups
 
-LEVELS: Floats = np.linspace(0, 1, 101)
-"""Recalls of an averaged curve."""
 CURVE_POINTS = 500
 """At most so many points of a pooled curve are kept."""
 

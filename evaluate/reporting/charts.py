@@ -125,7 +125,12 @@ def curves(panels: Sequence[CurvePanel]) -> dict[str, Any]:
                     for tick in range(5)
                 ],
                 "lines": [
-                    {"trivial": each.trivial, "style": each.style, "points": _points(each, x, y, width)}
+                    {
+                        "name": each.name,
+                        "trivial": each.trivial,
+                        "style": each.style,
+                        "points": _points(each, x, y, width),
+                    }
                     for each in panel.lines
                 ],
             }

@@ -9,10 +9,14 @@ from pathlib import Path
 from typing import Any
 
 from ...core.files import publish_text
+from ..published.averages import LEVELS
 from ..rankings import Match, QueryResult, TaskResult
 from ..results import BASELINE, Results, collapse_warnings
 from . import charts
 from .page import MAX_QUERY_ROWS, Strips, flat, pictures, render_page
+
+OWN_STYLES, TRIVIAL_STYLES = (0, 2, 3), (1, 2, 3, 4)
+"""Dashes of the lines of models, and of solutions without training; further ones are solid."""
 
 
 @dataclass(frozen=True)
@@ -46,6 +50,7 @@ def render(
     names = [method.method.name for method in results.tasks[0].methods]
     shown_method = show or next((m.method.name for m in results.tasks[0].methods if not m.method.trivial), names[0])
     examples = choose_examples(results.tasks, shown_method, num_examples)
+    curves = [panel for panel in map(_curve_panel, results.tasks) if panel.lines]
     return render_page(
         "tasks.html.j2",
         results=results,
@@ -59,6 +64,7 @@ def render(
         warnings=collapse_warnings(results),
         fewest_draws=min(result.task.num_draws for result in results.tasks),
         headline=_headline(results, shown_method),
+        curve_chart=charts.curves(curves) if curves else None,
         chart=charts.dots([_panel(result) for result in results.tasks]),
         shown_method=shown_method,
         examples=[_example_view(example, strips, matches) for example in examples],
@@ -136,6 +142,16 @@ def _query_rows(results: Results, sort_by: str) -> list[dict[str, Any]]:
             rows.append({"task": result.task.name, "query": query, "first": first, "aps": by_method})
     rows.sort(key=lambda row: (row["first"].ap is None, row["first"].ap or 0.0, row["task"], row["query"]))
     return rows[:MAX_QUERY_ROWS]
+
+
+def _curve_panel(result: TaskResult) -> charts.CurvePanel:
+    lines, styles = [], {True: iter(TRIVIAL_STYLES), False: iter(OWN_STYLES)}
+    for other in result.methods:
+        if len(other.precision):
+            style = next(styles[other.method.trivial], 0)
+            line = charts.Line(other.method.name, LEVELS.tolist(), other.precision, style, other.method.trivial)
+            lines.append(line)
+    return charts.CurvePanel(result.task.name or "mAP", lines)
 
 
 def _panel(result: TaskResult) -> charts.Panel:

@@ -182,3 +182,21 @@ def test_results_hold_every_figure_and_query() -> None:
     values = [float(row["ap"]) for row in rows if row["method"] == "mean-pool"]
     assert np.mean(values) == pytest.approx(only["methods"][0]["map"], abs=1e-6)
     assert "oracle" in text_table(results)
+
+
+def test_precision_at_levels_of_recall_is_that_of_scikit_learn() -> None:
+    from sklearn.metrics import precision_recall_curve
+
+    ids = [f"v{n}" for n in range(40)]
+    rng = np.random.default_rng(5)
+    scores_VV = rng.normal(size=(40, 40)).round(1)
+    method = Method("random", "", lambda queries, database: scores_VV[[int(query[1:]) for query in queries]])
+    own = make_task(from_groups((name, str(n % 4)) for n, name in enumerate(ids)), ids)
+    expected = np.zeros(101)
+    for query in own.queries:
+        others = [name for name in ids if name != query]
+        row = [scores_VV[int(query[1:]), int(name[1:])] for name in others]
+        precision, recall, _ = precision_recall_curve([name in own.relevant[query] for name in others], row)
+        reached = [precision[:-1][recall[:-1] >= level - 1e-12] for level in np.linspace(0, 1, 101)]
+        expected += [found.max() for found in reached]
+    np.testing.assert_allclose(evaluate_method(own, method).precision, expected / len(own.queries))

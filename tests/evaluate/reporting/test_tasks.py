@@ -156,3 +156,11 @@ def test_frames_are_spread_and_never_repeated(count: int) -> None:
     frames = [np.full((1, 1, 3), i, dtype=np.uint8) for i in range(count)]
     numbers = [int(frame[0, 0, 0]) for frame in spread(frames)]
     assert len(numbers) == min(4, count) == len(set(numbers)) and numbers == sorted(numbers)
+
+
+@pytest.mark.parametrize("num_tasks", [1, 4])
+def test_precision_and_recall_are_drawn_for_every_task_and_method(num_tasks: int) -> None:
+    page = Page(render(results(num_tasks)))
+    lines = [str(attributes["class"]) for tag, attributes in page.tags if tag == "polyline"]
+    assert len(lines) == 3 * num_tasks + 3 and len(set(lines)) == 3  # and the key
+    assert "Precision and recall" in page.text
