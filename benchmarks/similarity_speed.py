@@ -3,6 +3,7 @@
 
     python benchmarks/similarity_speed.py
     python benchmarks/similarity_speed.py --device cuda --side 16384
+    python benchmarks/similarity_speed.py --processor     # beside other work: one thread, seconds of the processor
 
 A matrix of Q queries and V targets costs 2 x (all frames of the queries) x (all frames of the targets) x D
 floating-point operations, whatever is done with the products; the share is that count over the time taken, over the
@@ -38,17 +39,19 @@ CASES = (
 )
 
 
-def best_of(turns: int, device: torch.device, *sides: Callable[[], object]) -> list[float]:
+def best_of(
+    turns: int, device: torch.device, *sides: Callable[[], object], clock: Callable[[], float] = time.perf_counter
+) -> list[float]:
     """Best seconds of each side, measured in turns after one that warms up."""
     seconds = [float("inf")] * len(sides)
     for turn in range(turns + 1):
         for number, side in enumerate(sides):
-            began = time.perf_counter()
+            began = clock()
             side()
             if device.type == "cuda":
                 torch.cuda.synchronize(device)
             if turn:
-                seconds[number] = min(seconds[number], time.perf_counter() - began)
+                seconds[number] = min(seconds[number], clock() - began)
     return seconds
 
 
@@ -78,7 +81,7 @@ def measure(case: tuple, options: argparse.Namespace, device: torch.device) -> N
     q_frames, t_frames = sum(map(len, queries)), sum(map(len, targets))
     if device.type == "cpu" and not symmetric:
         sides.append(lambda: [float((q @ t.T).max(1).mean()) for q, t in pairs])
-    seconds = best_of(options.turns, device, *sides)
+    seconds = best_of(options.turns, device, *sides, clock=options.clock)
     rate = 2 * q_frames * t_frames * dim / seconds[0]
     matrix = 2 * options.side**2 * dim / min(seconds[1 : 3 if device.type == "cpu" else 2])
     plain = ""
@@ -98,7 +101,9 @@ def measure_videos(options: argparse.Namespace, device: torch.device) -> None:
     queries = rng.standard_normal((100, 1024), np.float32)
     database = rng.standard_normal((options.videos, 1024), np.float32)
     for name, run in (("cosine", cosine), ("euclidean", euclidean)):
-        [seconds] = best_of(options.turns, device, lambda run=run: run(queries, database, device=device))
+        [seconds] = best_of(
+            options.turns, device, lambda run=run: run(queries, database, device=device), clock=options.clock
+        )
         print(f"{name}, 100 x {options.videos} embeddings x 1024: {seconds:.2f} s", flush=True)
 
 
@@ -112,7 +117,11 @@ def main() -> None:
     parser.add_argument("--turns", type=int, default=3)
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
     parser.add_argument("--device", default="cpu")
+    parser.add_argument("--processor", action="store_true", help="one thread, and its processor time for the clock's")
     options = parser.parse_args()
+    options.clock = time.process_time if options.processor else time.perf_counter
+    if options.processor:
+        options.threads = 1
     torch.set_num_threads(options.threads)
     device = torch.device(options.device)
     for case in CASES:
