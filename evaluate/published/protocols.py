@@ -178,10 +178,10 @@ def _pairs(annotation: Annotation, present: Present, legacy: bool) -> list[Measu
 
 
 _CORRECTED = (
-    "The query is taken out of its ranking and out of its positives. Positives are those in the database that has "
-    "scores; a positive whose video is there but whose pair has no score counts as never found. Average precision is "
-    "the mean over all orders of videos with equal scores. A query without positives is reported and not averaged. A "
-    "perfect ranking scores 1."
+    "The query is taken out of its ranking and out of its positives, and so are videos judged neither right nor wrong "
+    "(null videos). Positives are those in the database that has scores; a positive whose video is there but whose "
+    "pair has no score counts as never found. Average precision is the mean over all orders of videos with equal "
+    "scores. A query without positives is reported and not averaged. A perfect ranking scores 1."
 )
 _STABLE = "Ties stay in the order in which the scores list the videos. "
 _REVERSED = (
@@ -210,8 +210,7 @@ _DIFFERS: dict[str, tuple[str, str]] = {
         "that the annotation does not know, where TCA stops, is left out. " + _STABLE,
     ),
     "EVVE": (
-        "mAP over queries, uAP (micro average precision) and, in events, mAP over the queries of each event. Null "
-        "videos are not ranked.",
+        "mAP over queries, uAP (micro average precision) and, in events, mAP over the queries of each event.",
         "As TCA computes it: the area under precision and recall by trapezoids, which is lower than average precision "
         "for hits after the first place; null videos count as wrong; a query whose positives are all missing counts as "
         "0. " + _STABLE + _REVERSED,
