@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ from .data.sources import open_features
 from .recipes import tca, tca_published
 from .recipes.tca import TcaRecipe
 from .recipes.tca_published import TcaPublished
+from .running.forecast import forecast
 from .running.loop import Outcome
 from .running.run_folder import RunFolder, versions
 
@@ -80,14 +82,14 @@ def run(recipe: Recipe, config: Any) -> int:
         try:
             outcome = _run(recipe, recipe.resolve(config, engine), engine, folder)
         except Exception as error:
-            if engine.is_main:
+            if engine.is_main and not config.dry_run:
                 code = ExitCode.USAGE if isinstance(error, UsageError) else ExitCode.FAILED
                 folder.write_failure(int(code), f"{type(error).__name__}: {error}")
             raise
-        return int(outcome.exit_code)
+        return int(outcome.exit_code if outcome else ExitCode.OK)
 
 
-def _run(recipe: Recipe, config: TcaRecipe, engine: Engine, folder: RunFolder) -> Outcome:
+def _run(recipe: Recipe, config: TcaRecipe, engine: Engine, folder: RunFolder) -> Outcome | None:
     store = open_features(config.features, config.pca_components)
     built = recipe.build(config, store, engine)
     trainer = built.trainer
@@ -99,6 +101,12 @@ def _run(recipe: Recipe, config: TcaRecipe, engine: Engine, folder: RunFolder) -
         log.info("%s", built.positives.summary)
         log.info("%d steps of %d anchors, %d ranks (%s)", trainer.steps, config.batch_size, engine.size, engine.backend)
         trainer.before_first_step = lambda: folder.announce({**described, "identity": trainer.identity})
+    if config.dry_run:
+        text = forecast(trainer)
+        if engine.is_main:
+            print(json.dumps(as_dict(config), indent=2))
+            print(f"{built.positives.summary}\n{text}")
+        return None
     trainer.save_best = lambda model, facts: save_model(model, folder.best, {**built.facts, **facts})
 
     def conclude(outcome: Outcome) -> None:

@@ -165,6 +165,8 @@ class ContrastTask:
 
     def report(self, sums: Mapping[str, float]) -> dict[str, float]:
         """Log values: see `train` in the README."""
+        # Only of anchors that had something to be compared with: an empty queue's would all count as found.
+        first = {"positive_first": sums["first_sum"] / sums["hardest_count"]} if sums["hardest_count"] else {}
         mined = {"mined_similarity": sums["mined_sum"] / sums["mined_count"]} if sums["mined_count"] else {}
         return {
             "positive_similarity": sums["positive_sum"] / sums["anchors"],
@@ -173,7 +175,7 @@ class ContrastTask:
             "hardest_similarity": sums["hardest_sum"] / max(1.0, sums["hardest_count"]),
             "negatives_per_anchor": sums["random_count"] / sums["anchors"],
             "negatives_used": sums["entered_count"] / sums["anchors"],
-            "positive_first": sums["first_sum"] / sums["anchors"],
+            **first,
             "queue_fill": self.queue.count / max(1, self.queue.size),
             "epoch": round(self.builder.sampler.epoch(self._step + 1), 3),
         }
@@ -220,7 +222,7 @@ class ContrastTask:
         sums = mining_sums(negative_nK.detach(), valid_nK, chosen)
         sums |= {"positive_sum": float(positive_n.detach().double().sum())}
         beaten_n = ((negative_nK.detach() >= positive_n.detach()[:, None]) & valid_nK).any(dim=1)
-        sums |= {"first_sum": float((~beaten_n).sum())}
+        sums |= {"first_sum": float((valid_nK.any(dim=1) & ~beaten_n).sum())}
         return StepLoss(per_anchor, sums, lambda: self._blame(batch, rows, query_nD.detach(), per_anchor.detach()))
 
     def _embed(self, encoder: nn.Module | KeyEncoder, views: Views, rows: torch.Tensor | slice) -> torch.Tensor:

@@ -19,7 +19,7 @@ Where it departs, and why:
 * The queue is a ring that takes any number of keys a step. The published one stops at the first step wherever
   ``moco_k`` is no multiple of the keys of a step, as on the eight GPUs that its README names (8192 keys, 4096 slots).
 * Slots that hold nothing are masked; published, random vectors fill them and act as negatives. Hence the first step has
-  nothing to compare with and moves the weights by their decay alone.
+  nothing to compare with; its gradient is the decay alone, from which Adam makes a step of the full learning rate.
 * Videos of the anchor's connected component are never its negatives. With VCDB's own background, none is.
 * Frames are cut at any window, the last one included, and everything random follows from ``seed``, the step and the
   place in the batch; published, one generator was unseeded and all ranks and workers drew the same windows.

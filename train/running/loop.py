@@ -184,7 +184,7 @@ class Trainer:
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         self.optimizer.zero_grad(set_to_none=True)
-        parts, own = self._backward(batch)
+        parts, own = self.backward(batch)
         broken = not (math.isfinite(own["loss_sum"]) and math.isfinite(self._gradient_norm()))
         asked = self._stop_requested or self.done + 1 == self.config.stop_after
         waits = {"waited": self._waited, "stop": float(asked), "broken": float(broken)}
@@ -209,7 +209,7 @@ class Trainer:
         self._after_step(rate, stop)
         return note, stop or self.finished
 
-    def _backward(self, batch: Any) -> tuple[list[StepLoss], dict[str, float]]:
+    def backward(self, batch: Any) -> tuple[list[StepLoss], dict[str, float]]:
         """Gradients of this rank's anchors, and their sums for the log."""
         sums: dict[str, float] = {}
         parts = []
@@ -281,7 +281,7 @@ class Trainer:
             if save:
                 about = {"format": FORMAT, "ranks": self.engine.size, "epoch": self._epoch()}
                 meta = {**self.identity, "run": about}
-                self.folder.save_checkpoint(self.done, self._state(random_states), meta, self.config.keep_checkpoints)
+                self.folder.save_checkpoint(self.done, self.state(random_states), meta, self.config.keep_checkpoints)
 
         with self.engine.extend_deadline(SAVE_SECONDS) if save else nullcontext():
             self.engine.on_main(write, "what a step leaves")
@@ -336,7 +336,8 @@ class Trainer:
 
     # -- resuming
 
-    def _state(self, random_states: list[dict[str, Any]]) -> dict[str, Any]:
+    def state(self, random_states: list[dict[str, Any]]) -> dict[str, Any]:
+        """Content of a checkpoint; ``random_states`` are the ranks' generators."""
         return {
             "model": self.task.model.state_dict(),
             "optimizer": self.optimizer.state_dict(),

@@ -12,7 +12,17 @@ from ...core.errors import UsageError
 
 FREE_FIELDS = frozenset(
     {"output", "features", "resume", "allow_changes", "stop_after", "log_every", "checkpoint_every", "keep_checkpoints"}
-    | {"validate_every", "patience", "log_to", "backend", "deadline", "threads", "num_workers", "max_missing_share"}
+    | {
+        "validate_every",
+        "patience",
+        "log_to",
+        "backend",
+        "deadline",
+        "dry_run",
+        "threads",
+        "num_workers",
+        "max_missing_share",
+    }
 )
 """Fields that may change between a run and its resumption: they have no influence on the result."""
 
@@ -52,6 +62,8 @@ class RunSettings:
     stop_after: int | None = None
     """Stop with a checkpoint and exit code 75 when this many steps of the whole run are done; to go on, give a larger
     number or leave it out."""
+    dry_run: bool = False
+    """Print the configuration, what there is to train on and what two steps of it cost; write nothing."""
     threads: int = 0
     """CPU threads of each rank; 0: the cores shared among the ranks of a machine."""
     backend: Literal["auto", "horovod", "torch", "single"] = "auto"
