@@ -76,7 +76,8 @@ class Annotation:
         dataset: "FIVR-5K", "CC_WEB_VIDEO", ...
         version: which of several annotations of the same videos ("old", "new"), or "file" for another than those known.
         queries: ids, each once, in the published order.
-        database: ids that are ranked, each once, in the published order; None: whatever has scores (PAIRS).
+        database: ids that are ranked, each once, in the published order; None: whatever has scores (PAIRS), and for
+            coverage what the judgements name.
         labels: for each query the judged ids by label, as listed: a query may stand in its own list, and an id that
             begins with "#" names a judgement without a video (CC_WEB_VIDEO).
         excluded: ids that a "clean" variant leaves out, by query (CC_WEB_VIDEO).
@@ -117,6 +118,13 @@ class Annotation:
         """All ids that are to be scored, queries first, each once; without the database where that is open."""
         return tuple(dict.fromkeys((*self.queries, *(self.database or ()))))
 
+    @property
+    def named(self) -> tuple[str, ...]:
+        """The videos that the judgements name, each once: what an open database is expected to hold."""
+        judged = (video_id for labels in self.labels.values() for ids in labels.values() for video_id in ids)
+        unclear = (video_id for ids in self.unclear.values() for video_id in sorted(ids))
+        return tuple(dict.fromkeys((*judged, *unclear)))
+
     @cached_property
     def sha256(self) -> str:
         """Hash of what is evaluated (ids and judgements), not of a file: any file that says the same gives the same.
@@ -124,7 +132,7 @@ class Annotation:
         Order does not matter, nor does the spelling of ids.
         """
         text = "".join(f"{line}\n" for line in self._lines())
-        return hashlib.sha256(text.encode("utf-8", errors="surrogateescape")).hexdigest()
+        return hashlib.sha256(text.encode("utf-8", errors="surrogatepass")).hexdigest()
 
     def _lines(self) -> Iterable[str]:
         yield f"{self.dataset}\t{self.judged_only}\t{self.database is None}"

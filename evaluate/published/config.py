@@ -68,7 +68,7 @@ class PublishedConfig(ScoreSettings):
         super_init(PublishedConfig, self)
         if self.dataset.upper() not in DATASETS:
             raise UsageError(f"--dataset {self.dataset} is none of {', '.join(DATASETS)}")
-        for name in ("bootstrap", "limit", "examples"):
+        for name in ("bootstrap", "limit", "examples", "seed"):
             if getattr(self, name) < 0:
                 raise UsageError(f"--{name} is {getattr(self, name)}; it must not be negative")
         if self.shards and not self.output:

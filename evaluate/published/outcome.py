@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from ...search.text import shown
 from .annotation import NAMED, Problem, Source
 
 FORMAT, VERSION = "reelkin-benchmark", 1
@@ -143,7 +144,7 @@ class Outcome:
             *self.figure_lines(),
         ]
         for name, other in (others or {}).items():
-            lines += [f"{name}:", *other.figure_lines()]
+            lines += [f"{name}: [{self.coverage}]", *other.figure_lines()]
         lines += [f"note: {problem.text} [{self.coverage}]" for problem in self.problems]
         return "\n".join(lines)
 
@@ -162,7 +163,7 @@ class Outcome:
     def _line(self, name: str, figure: float | None, interval: tuple[float, float] | None) -> str:
         value = "no query has a positive" if figure is None else f"{figure:.4f}"
         between = f" ({interval[0]:.4f} to {interval[1]:.4f})" if interval else ""
-        return f"  {name:<36} {value}{between}  [{self.coverage}]"
+        return f"  {shown(name):<36} {value}{between}  [{self.coverage}]"
 
 
 def _listed(interval: Interval) -> Any:

@@ -113,7 +113,8 @@ class _Evaluation:
         self.log = ProblemLog()
         columns = match_ids(annotation, scores.database, self.log, "video")
         self.row_of = match_ids(annotation, scores.queries, self.log, "query")
-        database = tuple(columns) if annotation.database is None else annotation.database
+        open_database = annotation.database is None
+        database = tuple(dict.fromkeys((*columns, *annotation.named))) if open_database else annotation.database or ()
         self.columns = {video_id: columns[video_id] for video_id in database if video_id in columns}
         self.queries = [query for query in annotation.queries if query in self.row_of]
         self._check_found(columns)

@@ -17,7 +17,7 @@ import pytest
 import torch
 
 from reelkin.core.engine import start
-from reelkin.core.errors import ExitCode
+from reelkin.core.errors import ExitCode, UsageError
 from reelkin.evaluate.compare import main as compare
 from reelkin.evaluate.published.benchmarks import read_annotation
 from reelkin.evaluate.published.config import PublishedConfig
@@ -126,7 +126,7 @@ def test_what_is_written_is_what_the_library_finds(world: World, tmp_path: Path)
     assert found["metrics"] == expected.figures and 0.1 < found["metrics"]["mAP"] < 1
     assert found["intervals"]["mAP"] == list(expected.intervals["mAP"])  # type: ignore[arg-type]
     assert (found["dataset"], found["protocol"]) == ("PAIRS", "corrected")
-    assert found["coverage"] == {"queries": [6, 7], "database": [42, 42]}
+    assert found["coverage"] == {"queries": [6, 7], "database": [42, 43]}  # one that the list names is lost
     assert found["annotation_sha256"] == annotation.sha256 and len(found["database_sha256"]) == 64
     assert found["scores"]["metric"] == "chamfer" and found["config"]["bootstrap"] == 200
     assert "/secret" not in json.dumps(found["scores"])
@@ -140,7 +140,7 @@ def test_what_is_written_is_what_the_library_finds(world: World, tmp_path: Path)
         *(f"{a}.{b}" for a in ("curves", "figures") for b in ("svg", "png")),
     }
     assert {path.name for path in tmp_path.iterdir()} == names
-    assert all("6 of 7 queries, 42 of 42 videos" in line for line in ran.said.splitlines())
+    assert all("6 of 7 queries, 42 of 43 videos" in line for line in ran.said.splitlines())
 
 
 def test_several_systems_can_lie_in_one_folder_and_be_compared(world: World, tmp_path: Path) -> None:
@@ -181,6 +181,7 @@ def test_trivial_solutions_stand_beside_the_model(world: World, tmp_path: Path) 
     assert ran.code == ExitCode.OK, ran.log
     found = read(tmp_path / "with.json")
     assert list(found["baselines"]) == ["mean-pool", "mean-pool-frame", "untrained", "chance"]
+    assert all("6 of 7 queries, 42 of 43 videos" in line for line in ran.said.splitlines())
     for name, metric in (("mean-pool", "cosine"), ("mean-pool-frame", "chamfer")):
         world.run("--metric", metric, "--output", tmp_path / "alone.json", model=False)
         assert read(tmp_path / "alone.json")["metrics"] == found["baselines"][name]["metrics"]
@@ -202,6 +203,12 @@ def test_limit_takes_the_first_queries_that_are_there_of_the_same_annotation(wor
     (tmp_path / "s.json").write_text(json.dumps(table))
     ran = world.run("--similarities", tmp_path / "s.json", "--limit", "1", "--output", tmp_path, features=False)
     assert ran.code == ExitCode.OK and list(read(tmp_path / "results.json")["queries"]["mAP"]) == ["q1"]
+
+
+@pytest.mark.parametrize("flag", ["seed", "bootstrap", "limit", "examples"])
+def test_numbers_below_zero_are_refused(flag: str) -> None:
+    with pytest.raises(UsageError, match=f"--{flag} is -1"):
+        PublishedConfig(dataset="PAIRS", similarities=Path("s.json"), **{flag: -1})
 
 
 def test_a_dry_run_says_what_is_there_and_writes_nothing(world: World, tmp_path: Path) -> None:
@@ -304,7 +311,7 @@ def test_bad_input_is_refused_in_one_line_and_nothing_is_written(
 def test_missing_queries_of_a_similarity_file_are_normal_and_named(world: World, tmp_path: Path) -> None:
     (tmp_path / "s.json").write_text(json.dumps({"q0": {"q0_0": 0.9, "v0": 0.1}}))
     ran = world.run("--similarities", tmp_path / "s.json", features=False)
-    assert ran.code == ExitCode.OK and "1 of 7 queries, 2 of 2 videos" in ran.said
+    assert ran.code == ExitCode.OK and "1 of 7 queries, 2 of 26 videos" in ran.said
     assert "note: queries of the annotation without scores: 6: q1, q2" in ran.said
 
 

@@ -141,6 +141,15 @@ def kinds(outcome: Outcome) -> dict[str, tuple[int, tuple[str, ...]]]:
     return {problem.kind: (problem.count, problem.examples) for problem in outcome.problems}
 
 
+def test_coverage_of_pairs_counts_the_videos_that_the_list_names_and_nobody_scored() -> None:
+    labels = {"a": {"positive": ("x", "lost"), "negative": ("gone",)}}
+    annotation = pairs(labels, unclear={"a": frozenset({"doubtful"})})
+    outcome = evaluate_scores(annotation, table({"a": {"x": 2, "stranger": 1}}))
+    assert (outcome.database.found, outcome.database.of) == (2, 5)
+    assert kinds(outcome)["videos of the annotation without scores"] == (3, ("lost", "gone", "doubtful"))
+    assert outcome.figures == {"mAP": 1.0, "uAP": 1.0}
+
+
 def test_a_query_without_positives_is_reported_and_not_averaged() -> None:
     annotation = pairs({"a": {"positive": ("x",)}, "b": {"positive": ("gone",)}})
     outcome = evaluate_scores(annotation, table({"a": {"x": 2, "y": 1}, "b": {"x": 1, "y": 2}}))
@@ -171,6 +180,14 @@ def test_every_printed_line_says_how_much_is_there() -> None:
     coverage = f"{outcome.queries.found} of {outcome.queries.of} queries, "
     figures = [line for line in outcome.text().splitlines() if not line.startswith("note: ")]
     assert len(figures) >= 4 and all(coverage in line for line in figures)
+    beside = outcome.text({"chance": outcome}).splitlines()
+    assert all(coverage in line for line in beside if not line.startswith("note: "))
+
+
+def test_an_event_sends_no_codes_to_the_terminal() -> None:
+    annotation = Annotation("EVVE", "", ("a",), ("x",), {"a": {"event": ("x",)}}, groups={"a": "\x1b[2Jparty"})
+    text = evaluate_scores(annotation, table({"a": {"x": 1}})).text()
+    assert r"\x1b[2Jparty" in text and "\x1b" not in text
 
 
 def test_nothing_in_common_is_an_error_that_shows_both_spellings() -> None:
