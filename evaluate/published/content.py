@@ -16,6 +16,8 @@ from ...shards.sources.annotation_files import read_json, read_pickle
 from .annotation import Source
 
 FORMAT, VERSION = "reelkin-annotation", 1
+MAX_UNPACKED = 256 << 20
+"""Bytes of text; the largest that is shipped has a fiftieth of it."""
 
 
 @dataclass(frozen=True)
@@ -89,7 +91,11 @@ def plain(value: Any) -> Any:
 
 def _unpacked(data: bytes, path: Path) -> Any:
     try:
-        value = json.loads(lzma.decompress(data))
+        unpacker = lzma.LZMADecompressor()
+        text = unpacker.decompress(data, MAX_UNPACKED)
+        if not unpacker.eof:  # a small file can unpack to any size
+            raise ValueError(f"it is cut off, or unpacks to more than {MAX_UNPACKED:,} bytes")
+        value = json.loads(text)
         if value["format"] != FORMAT:
             raise ValueError(f"its format is {value['format']!r}")
         if value["version"] != VERSION:

@@ -55,9 +55,9 @@ def _read(part: str, lists: Content, chosen: Content) -> Annotation:
     try:
         queries = _ids(lists.value[part]["queries"], log, "queries")
         database = _ids(lists.value[part]["database"], log, "database")
-        by_query = chosen.value.get("annotation", chosen.value)
     except (KeyError, TypeError, AttributeError) as error:
         raise wrong_structure(lists.path, error) from error
+    by_query = chosen.value.get("annotation", chosen.value) if isinstance(chosen.value, Mapping) else None
     if not isinstance(by_query, Mapping):
         raise UsageError(f"--annotations {chosen.path} should hold a dict of queries")
     in_database = set(database)

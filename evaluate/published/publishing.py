@@ -105,7 +105,7 @@ def hash_of_ids(annotation: Annotation, database: Sequence[str]) -> str:
         found &= set(annotation.database)
     digest = hashlib.sha256()
     for video_id in sorted(found):
-        digest.update(video_id.encode("utf-8", errors="surrogateescape") + b"\n")
+        digest.update(video_id.encode("utf-8", errors="surrogatepass") + b"\n")
     return digest.hexdigest()
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import lzma
 import os
 import pickle
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import Any
 import pytest
 
 from reelkin.core.errors import ReelkinError, UsageError
+from reelkin.evaluate.published import content
 from reelkin.evaluate.published.annotation import Annotation
 from reelkin.evaluate.published.benchmarks import read_annotation
 from reelkin.evaluate.published.content import packed, plain, read_content
@@ -263,3 +265,25 @@ def test_a_shipped_file_of_another_format_or_version_is_refused(tmp_path: Path) 
         path = write(tmp_path / "odd.json.xz", lzma.compress(json.dumps(value).encode()))
         with pytest.raises(UsageError, match=message):
             read_content(path)
+
+
+def test_a_small_file_that_unpacks_to_a_large_one_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(content, "MAX_UNPACKED", 1 << 20)
+    (tmp_path / "bomb.json.xz").write_bytes(lzma.compress(b"[" + b" " * (1 << 21) + b"]"))
+    (tmp_path / "cut.json.xz").write_bytes(packed([], {})[:-4])
+    for name in ("bomb", "cut"):
+        with pytest.raises(UsageError, match=f"{name}.json.xz is no annotation as shipped .*more than 1,048,576 bytes"):
+            read_content(tmp_path / f"{name}.json.xz")
+
+
+def test_ids_that_are_no_text_have_a_hash_too(tmp_path: Path) -> None:
+    odd = write(tmp_path / "odd.json", json.dumps(VCDB | {"index": [*SHA[:3], "\ud800", "\udc80"]}))
+    plain_one = write(tmp_path / "plain.json", json.dumps(VCDB | {"index": [*SHA[:3], "\ud800"]}))
+    hashes = {read_annotation("VCDB", path).sha256 for path in (odd, plain_one)}
+    assert len(hashes) == 2
+
+
+def test_a_file_of_no_queries_is_named_not_the_shipped_lists(tmp_path: Path) -> None:
+    path = write(tmp_path / "mine.json", "[1, 2]")
+    with pytest.raises(UsageError, match=r"mine\.json should hold a dict of queries"):
+        read_annotation("FIVR-5K", path)
