@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -70,8 +71,8 @@ class ScoreSettings:
         for name in ("padding_size", "pca_components", *OF_MODELS):
             if getattr(self, name) < 0:
                 raise UsageError(f"--{name} is {getattr(self, name)}; it must not be negative")
-        if not self.max_memory_gb > 0:
-            raise UsageError(f"--max-memory-gb is {self.max_memory_gb}; it must be above 0")
+        if not 0 < self.max_memory_gb < math.inf:
+            raise UsageError(f"--max-memory-gb is {self.max_memory_gb}; it must be a number above 0")
 
     @property
     def max_bytes(self) -> int:

@@ -234,7 +234,12 @@ def _read_npz(path: Path, size: int, max_bytes: int) -> FileScores:
             refuse(f"lacks {', '.join(missing)}")
         needed = sum(int(np.prod(shape)) * dtype.itemsize for shape, dtype in (shapes[name] for name in ARRAYS))
         (num_queries, num_videos), kind = (*shapes["similarities"][0], 0, 0)[:2], shapes["similarities"][1].kind
-        if shapes["similarities"][0] != (*shapes["queries"][0], *shapes["database"][0]) or kind != "f":
+        ids_shapes = [shapes[name][0] for name in ARRAYS[:2]]
+        if (
+            [len(shape) for shape in ids_shapes] != [1, 1]
+            or shapes["similarities"][0] != sum(ids_shapes, ())
+            or kind != "f"
+        ):
             found = ", ".join(f"{name} {shapes[name][1]} {list(shapes[name][0])}" for name in ARRAYS)
             refuse(f"holds {found}")
         if any(shapes[name][1].kind != "U" for name in ARRAYS[:2]):

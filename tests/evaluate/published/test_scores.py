@@ -75,6 +75,7 @@ def opened(annotation: Annotation, **settings: Any) -> MatrixScores | FileScores
         ({"feature_path": Path("b"), "padding_size": -1}, "--padding_size is -1"),
         ({"feature_path": Path("b"), "max_memory_gb": 0}, "--max-memory-gb is 0"),
         ({"feature_path": Path("b"), "max_memory_gb": float("nan")}, "--max-memory-gb is nan"),
+        ({"feature_path": Path("b"), "max_memory_gb": float("inf")}, "--max-memory-gb is inf"),
     ],
 )
 def test_flags_that_do_not_go_together_are_refused(settings: dict[str, Any], said: str) -> None:

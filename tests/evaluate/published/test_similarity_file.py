@@ -177,6 +177,8 @@ HOLED[1, 2] = np.nan
         ({"similarities": np.ones((3, 2))}, r"similarities float64 \[3, 2\]"),
         ({"similarities": np.ones(6)}, r"similarities float64 \[6\]"),
         ({"similarities": np.ones((2, 3), dtype=np.int64)}, "similarities int64"),
+        ({"queries": "a", "database": "x", "similarities": 1.0}, r"queries <U1 \[\], database <U1 \[\]"),
+        ({"queries": [["a"]], "similarities": np.ones((1, 1, 3))}, r"queries <U1 \[1, 1\]"),
         ({"queries": np.arange(2)}, "ids of the types int64"),
         ({"queries": np.array(["a", "b"], dtype=object)}, "ids of the types object"),
         ({"queries": ["a", "a"]}, "names 1 ids of queries more than once: 'a'"),
