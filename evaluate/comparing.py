@@ -46,6 +46,8 @@ class CompareConfig:
             raise UsageError(
                 f"--resamples {self.resamples} must be at least 1, and --level {self.level} between 0 and 1"
             )
+        if self.seed < 0:
+            raise UsageError(f"--seed is {self.seed}; it must not be negative")
 
 
 @dataclass(frozen=True)
@@ -105,11 +107,11 @@ class Comparison:
 
     def text(self) -> str:
         """A table for a terminal."""
-        what = ", ".join(value for key, value in self.facts.items() if key != "annotation_sha256" and value)
+        what = ", ".join(shown(value) for key, value in self.facts.items() if key != "annotation_sha256" and value)
         lines = [what, *(f"  {name}: {self._covered(name)}" for name in ("a", "b"))]
-        width = max((len(difference.measure) for difference in self.differences), default=0)
+        width = max((len(shown(difference.measure)) for difference in self.differences), default=0)
         for each in self.differences:
-            line = f"  {each.measure:<{width}}  a {each.a:.4f}  b {each.b:.4f}  b - a {each.mean:+.4f}"
+            line = f"  {shown(each.measure):<{width}}  a {each.a:.4f}  b {each.b:.4f}  b - a {each.mean:+.4f}"
             if each.low is not None and each.high is not None:
                 verdict = "" if each.clear else ", not distinguishable from 0"
                 ties = each.num_queries - each.wins - each.losses
@@ -120,7 +122,7 @@ class Comparison:
             else:
                 line += " (no values per query, so no interval)"
             lines.append(line)
-        return "\n".join([*lines, *(f"note: {note}" for note in self.notes)])
+        return "\n".join([*lines, *(f"note: {shown(note)}" for note in self.notes)])
 
     def _covered(self, name: str) -> str:
         of = self.coverage[name]
@@ -147,7 +149,11 @@ def compare(config: CompareConfig) -> Comparison:
         if measure in b["queries"]:
             found = _paired(measure, a, b, config, notes)
             differences += [] if found is None else [found]
-    differences += _unpaired(a, b)
+    unpaired = _unpaired(a, b)
+    if unpaired and a["positives"] != b["positives"]:
+        names = ", ".join(difference.measure for difference in unpaired)
+        notes.append(f"{names}: of all queries and positives that each has, not of the common ones alone")
+    differences += unpaired
     if not differences:
         raise ReelkinError(f"{config.a} and {config.b} have no measure with a common query: nothing can be compared")
     facts = {key: str(a[key]) for key in ("dataset", "protocol", "annotation", "annotation_sha256")}
@@ -172,17 +178,35 @@ def _read(path: Path) -> dict[str, Any]:
     try:
         coverage = {what: tuple(map(int, content["coverage"][what])) for what in ("queries", "database")}
         queries = {
-            str(measure): {query: None if ap is None else float(ap) for query, ap in of_query.items()}
+            str(measure): {query: None if ap is None else _share(ap) for query, ap in of_query.items()}
             for measure, of_query in content["queries"].items()
         }
         positives = {(row["measure"], row["query"]): int(row["num_positives"]) for row in content["query_table"]}
         if any(len(pair) != 2 for pair in coverage.values()):
             raise ValueError("its coverage is not [found, of]")
         read = {key: content[key] for key in ("dataset", "protocol", "annotation", "annotation_sha256")}
-        read |= {"metrics": dict(content["metrics"]), "database_sha256": content.get("database_sha256")}
+        read |= {
+            "metrics": {str(name): _figure(value) for name, value in content["metrics"].items()},
+            "database_sha256": content.get("database_sha256"),
+        }
         return {**read, "coverage": coverage, "queries": queries, "positives": positives}
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise ReelkinError(f"{path} is damaged ({type(error).__name__}: {error}); evaluate again") from error
+
+
+def _share(value: Any) -> float:
+    """An average precision or a figure. Raises ValueError."""
+    number = float(value)
+    if not 0 <= number <= 1:
+        raise ValueError(f"{number} stands where a number from 0 to 1 should")
+    return number
+
+
+def _figure(value: Any) -> Any:
+    """None, a figure, or a dict of them. Raises ValueError."""
+    if isinstance(value, dict):
+        return {str(name): _figure(part) for name, part in value.items()}
+    return None if value is None else _share(value)
 
 
 def _version(side: Mapping[str, Any], key: str) -> str:
@@ -252,8 +276,8 @@ def _unpaired(a: Mapping[str, Any], b: Mapping[str, Any]) -> list[Difference]:
         elif name in a["queries"]:
             continue
         found += [
-            Difference(measure, float(one), float(two), float(two) - float(one))
+            Difference(measure, one, two, two - one)
             for measure, (one, two) in pairs.items()
-            if isinstance(one, (int, float)) and isinstance(two, (int, float))
+            if isinstance(one, float) and isinstance(two, float)
         ]
     return found

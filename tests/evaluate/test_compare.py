@@ -86,6 +86,8 @@ def test_only_common_queries_count_and_the_others_are_named(tmp_path: Path) -> N
     assert found.num_queries == 26
     assert found.a == pytest.approx(np.mean([ours[query] for query in QUERIES[4:]]))
     assert any("4 queries of mAP are in a only, and left out: 'q0', 'q1', 'q2', 'q3'" in x for x in comparison.notes)
+    assert comparison.notes[-1].startswith("uAP: of all queries and positives that each has")
+    assert not compare(CompareConfig(a=a, b=a)).notes
 
 
 def test_other_databases_are_said_and_queries_that_lost_positives_left_out(tmp_path: Path) -> None:
@@ -101,7 +103,7 @@ def test_other_databases_are_said_and_queries_that_lost_positives_left_out(tmp_p
     )
     assert any("a was searched in 40 of 40 videos, b in 35" in note for note in comparison.notes)
     text = comparison.text()
-    assert "a: 30 of 30 queries, 40 of 40 videos" in text and "b: 30 of 30 queries, 35 of 35 videos" in text
+    assert "a: 30 of 30 queries, 40 of 40 videos" in text and "b: 30 of 30 queries, 35 of 40 videos" in text
     assert all(note in text for note in comparison.notes)
 
 
@@ -147,6 +149,9 @@ def test_results_of_different_things_are_refused_with_both_named(
         ({"version": 99}, "version 99"),
         ({"coverage": {}}, "is damaged"),
         ({"queries": [1]}, "is damaged"),
+        ({"queries": {"mAP": {"q0": float("nan")}}}, "is damaged"),
+        ({"metrics": {"uAP": float("inf")}}, "is damaged"),
+        ({"metrics": {"events": {"x": "0,5"}}}, "is damaged"),
         ({"queries": {}, "metrics": {}}, "nothing can be compared"),
     ],
 )
@@ -167,4 +172,14 @@ def test_the_command_prints_a_table_and_writes_json(tmp_path: Path) -> None:
     assert {each["measure"] for each in content["measures"]} == {"mAP", "uAP"}
     assert run_here(main, a).code == 2
     assert run_here(main, a, b, "--resamples", "0").code == 2
+    assert run_here(main, a, b, "--seed", "-1").code == 2
     assert run_here(main, a, tmp_path / "none.json").code == 1
+
+
+def test_names_from_a_file_send_no_codes_to_the_terminal(tmp_path: Path) -> None:
+    a = evaluated(tmp_path, "a", 1)
+    content = json.loads(a.read_text())
+    change(a, annotation="\x1b[2J", metrics={"\x1b[31muAP": 0.5}, queries={"\u202emAP": content["queries"]["mAP"]})
+    text = compare(CompareConfig(a=a, b=a)).text()
+    assert r"\x1b[2J" in text and r"\x1b[31muAP" in text and r"\u202emAP" in text
+    assert "\x1b" not in text and "\u202e" not in text
