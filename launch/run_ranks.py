@@ -104,7 +104,10 @@ def rank_environment(count: int) -> dict[str, str]:
     for name in [name for name in inherited if name.startswith(_RANK_PREFIXES)]:
         del inherited[name]
     inherited["PATH"] = str(Path(sys.executable).parent) + os.pathsep + inherited.get("PATH", os.defpath)
-    inherited.setdefault("OMP_NUM_THREADS", str(max(1, len(os.sched_getaffinity(0)) // count)))
+    cores = len(os.sched_getaffinity(0))
+    inherited.setdefault("OMP_NUM_THREADS", str(max(1, cores // count)))
+    if count > cores:  # ranks that wait for one another over MPI would keep their cores from those that work
+        inherited["OMPI_MCA_mpi_yield_when_idle"] = "1"
     return inherited
 
 

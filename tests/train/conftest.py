@@ -107,7 +107,9 @@ def launch() -> Launch:
 
     def run(backend: str, script: Path, *arguments: str | Path, timeout: float = 150, ranks: int = 2) -> Finished:
         words = command_for(backend, ranks) + [str(word) for word in (script, *arguments)]
-        environment = {"OMP_NUM_THREADS": "1", **os.environ, "PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}"}
+        # As `reelkin run` sets it: of ranks that share a core over MPI, those that wait leave it to those that work.
+        alone = {"OMP_NUM_THREADS": "1", "OMPI_MCA_mpi_yield_when_idle": "1"}
+        environment = {**alone, **os.environ, "PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}"}
         process = subprocess.Popen(
             words, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True
         )

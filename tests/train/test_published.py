@@ -335,12 +335,15 @@ def test_adasum_without_mpi_says_what_to_do(published: Set, tmp_path: Path, laun
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(400)
 @pytest.mark.parametrize("ranks", [2, 8])
 def test_adasum_over_mpi_runs_to_its_end_also_where_the_published_queue_stops(
     published: Set, tmp_path: Path, launch: Launch, ranks: int
 ) -> None:
     # On 8 ranks: 3 anchors with 3 negatives each are 72 keys a step, for 50 places.
-    finished = launch("mpi", RUN, *published.flags(tmp_path, "-bs 3 --use-adasum --fp16-allreduce"), ranks=ranks)
+    finished = launch(
+        "mpi", RUN, *published.flags(tmp_path, "-bs 3 --use-adasum --fp16-allreduce"), ranks=ranks, timeout=280
+    )
     assert finished.returncode == 0, finished.output[-4000:]
     outcome = json.loads((tmp_path / "outcome.json").read_text())
     assert (outcome["ranks"], outcome["steps"]) == (ranks, 3 * (24 // (3 * ranks)))
