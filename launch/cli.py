@@ -28,7 +28,7 @@ VERBS: dict[str, tuple[str, str]] = {
     "train": ("reelkin.train.run", "features -> trained model"),
     "import-checkpoint": ("reelkin.train.import_checkpoint", "weights of TCA's published code -> trained model"),
     "search": ("reelkin.search.run", "model + features -> index; query -> matches"),
-    "evaluate": ("reelkin.evaluate.run", "index + ground truth -> scores and report.html"),
+    "evaluate": ("reelkin.evaluate.run", "ground truth or a published benchmark -> figures and report.html"),
     "edits": ("reelkin.shards.edits", "edited copies of videos, with a table of what is whose copy"),
     "scenes": ("reelkin.shards.scenes", "procedural test videos"),
     "demo": ("reelkin.launch.demo", "the whole pipeline, from raw videos to a report"),
