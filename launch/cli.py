@@ -29,6 +29,7 @@ VERBS: dict[str, tuple[str, str]] = {
     "import-checkpoint": ("reelkin.train.import_checkpoint", "weights of TCA's published code -> trained model"),
     "search": ("reelkin.search.run", "model + features -> index; query -> matches"),
     "evaluate": ("reelkin.evaluate.run", "ground truth or a published benchmark -> figures and report.html"),
+    "compare": ("reelkin.evaluate.compare", "two results of one benchmark -> which is better, and how surely"),
     "edits": ("reelkin.shards.edits", "edited copies of videos, with a table of what is whose copy"),
     "scenes": ("reelkin.shards.scenes", "procedural test videos"),
     "demo": ("reelkin.launch.demo", "the whole pipeline, from raw videos to a report"),
