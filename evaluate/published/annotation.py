@@ -126,6 +126,11 @@ class Annotation:
         return tuple(dict.fromkeys((*judged, *unclear)))
 
     @cached_property
+    def judged(self) -> frozenset[str]:
+        """The videos of the database that are judged for some query."""
+        return frozenset(self.database or ()) - self.unlabeled
+
+    @cached_property
     def sha256(self) -> str:
         """Hash of what is evaluated (ids and judgements), not of a file: any file that says the same gives the same.
 

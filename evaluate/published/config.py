@@ -28,8 +28,9 @@ class PublishedConfig(ScoreSettings):
     dataset: Annotated[str, tyro.conf.arg(aliases=("-d",))]
     """FIVR-5K, FIVR-200K, VCDB (with distractors), VCDB-CORE, CC_WEB_VIDEO, EVVE, SVD, or PAIRS: a list of your own."""
     annotations: str = ""
-    """Ground truth instead of the one that comes with the program: a published file, for PAIRS a CSV with the columns
-    query, video and label. Of FIVR also: old (the default, on which published figures rest) or new."""
+    """Ground truth instead of the one that comes with the program: a published file, for SVD also the published folder
+    metadata, for PAIRS a CSV with the columns query, video and label. Of FIVR also: old (the default, on which
+    published figures rest) or new."""
     protocol: Literal["corrected", "legacy"] = "corrected"
     """corrected measures what the figures' names say; legacy gives the figures that the published code prints, its
     faults included. The report and docs/evaluate.md say what differs."""
@@ -56,7 +57,7 @@ class PublishedConfig(ScoreSettings):
     limit: int = 0
     """Evaluate only the first so many queries of those that are there; 0: all."""
     seed: int = 0
-    """Of the bootstrap."""
+    """Of the bootstrap, and of the random rankings that are chance under legacy."""
     backend: Literal["auto", "horovod", "torch", "single"] = "auto"
     """What connects the ranks; auto goes by the launcher."""
     deadline: float = 300.0

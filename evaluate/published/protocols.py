@@ -58,16 +58,12 @@ def _judge(annotation: Annotation, present: Present, labels: Collection[str], qu
     if annotation.judged_only and not annotation.unlabeled:
         candidates = _judged_ids(annotation, query)
     elif annotation.judged_only:
-        removed |= _labelled(annotation) - _judged_ids(annotation, query)
+        removed |= annotation.judged - _judged_ids(annotation, query)
     return Judged(found, len(found), tuple(sorted(listed - found)), candidates, removed)
 
 
 def _judged_ids(annotation: Annotation, query: str) -> frozenset[str]:
     return annotation.listed(query, annotation.labels.get(query, {}).keys())
-
-
-def _labelled(annotation: Annotation) -> frozenset[str]:
-    return frozenset(video_id for video_id in annotation.database or () if video_id not in annotation.unlabeled)
 
 
 def _counted(judged: Judged, counted: frozenset[str]) -> Judged:

@@ -22,6 +22,8 @@ from .pooling import Pool, draw_weights
 from .protocols import description, make_measures
 from .ranking import Groups, Ranked, average_precision, columns_of, positive_groups
 
+LOST = "queries of the annotation without scores"
+UNSCORED = "queries with pairs that have no score"
 CURVE_POINTS = 500
 """At most so many points of a pooled curve are kept."""
 
@@ -124,7 +126,7 @@ class _Evaluation:
         strangers = _others(self.row_of, set(annotation.queries))
         self.log.add_all("queries of the scores that the annotation does not know; left out", strangers)
         lost = (query for query in annotation.queries if query not in self.row_of)
-        self.log.add_all("queries of the annotation without scores", lost)
+        self.log.add_all(LOST, lost)
         absent = (video_id for video_id in database if video_id not in self.columns)
         self.log.add_all("videos of the annotation without scores", absent)
         self.known_V = np.zeros(len(scores.database), dtype=np.bool_)
@@ -150,12 +152,13 @@ class _Evaluation:
 
     def run(self) -> Outcome:
         """Walk over all queries and put the figures together."""
+        counts = any(state.measure.counts_unscored for state in self.states)
+        unscored = f"{UNSCORED}; {'a positive among them counts as never found' if counts else 'these are left out'}"
         for place, query, walk in self._walks():
             for state in self.states:
                 self._first_look(state, place, query, walk)
             if walk.num_unscored:
-                kind = "queries with pairs that have no score; a positive among them counts as never found"
-                self.log.add(kind, f"{query}: {walk.num_unscored:,} pairs")
+                self.log.add(unscored, f"{query}: {walk.num_unscored:,} pairs")
         pools = [state.pool for state in self.states if state.pool is not None]
         for number in range(max((pool.num_walks for pool in pools), default=0)):
             for place, query, walk in self._walks():

@@ -28,7 +28,7 @@ from .outcome import Outcome
 from .protocols import make_measures
 from .publishing import Evaluation, System, check_writable, hash_of_ids
 from .scores import Videos, open_videos
-from .scoring import Scores, evaluate_scores
+from .scoring import LOST, Scores, evaluate_scores
 from .similarity_file import FileScores, read_similarities
 
 log = logging.getLogger("reelkin.evaluate")
@@ -127,8 +127,9 @@ class _Session:
         if not config.limit:
             return outcome
         left = len(self.annotation.queries) - outcome.queries.found
+        others = [problem for problem in outcome.problems if problem.kind != LOST]  # it would name those left out
         problem = Problem(f"queries without scores, or left out by --limit {config.limit}", left, ())
-        return replace(outcome, problems=(*outcome.problems, problem))
+        return replace(outcome, problems=(*others, problem))
 
     def _conclude(
         self,

@@ -199,6 +199,9 @@ def test_limit_takes_the_first_queries_that_are_there_of_the_same_annotation(wor
     every, two = (read(tmp_path / f"{name}.json") for name in ("all", "two"))
     assert two["coverage"]["queries"] == [2, 7] and two["annotation_sha256"] == every["annotation_sha256"]
     assert two["queries"]["mAP"] == {query: every["queries"]["mAP"][query] for query in ("q0", "q1")}
+    said = {problem["kind"]: problem["count"] for problem in two["problems"]}
+    assert said["queries without scores, or left out by --limit 2"] == 5
+    assert "queries of the annotation without scores" not in said
     table = {"q3": {"q3_0": 1.0, "v0": 0.5}, "stranger": {"v0": 1.0}, "q1": {"q1_0": 0.2, "v0": 0.5}}
     (tmp_path / "s.json").write_text(json.dumps(table))
     ran = world.run("--similarities", tmp_path / "s.json", "--limit", "1", "--output", tmp_path, features=False)

@@ -174,6 +174,16 @@ def test_a_query_row_names_the_best_wrong_answer_and_what_is_missing() -> None:
     assert kinds(outcome)[unscored] == (1, ("a: 1 pairs",))
 
 
+def test_what_becomes_of_pairs_without_a_score_is_said_as_the_protocol_has_it() -> None:
+    labels = {query: {"1": ("x", "y"), "0": ("z",)} for query in "ab"}
+    annotation = Annotation("SVD", "", ("a", "b"), ("x", "y", "z"), labels, judged_only=True)
+    scores = table({"a": {"x": 2, "z": 1}, "b": {"x": 3, "y": 2, "z": 1}})
+    for protocol, map_, said in (("corrected", 0.75, "counts as never found"), ("legacy", 1.0, "these are left out")):
+        assert evaluate_scores(annotation, scores, protocol=protocol).figures == {"mAP": map_}
+        (kind,) = [each for each in kinds(evaluate_scores(annotation, scores, protocol=protocol)) if "pairs" in each]
+        assert kind.endswith(said)
+
+
 def test_every_printed_line_says_how_much_is_there() -> None:
     annotation = cases.annotation("EVVE", np.random.default_rng(3))
     outcome = evaluate_scores(annotation, cases.scores(annotation, np.random.default_rng(0)), num_resamples=20)
