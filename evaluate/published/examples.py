@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import functools
+import logging
 from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
+from ...core.errors import ReelkinError
+from ...search.text import shown
 from ...train.embed import embed_frames
 from ..evaluation import frame_strip
 from ..reporting.page import Strips
 from .annotation import Annotation
 from .scores import Videos
+
+log = logging.getLogger("reelkin.evaluate")
 
 LONGEST = 4096
 """Frames; matrices of longer videos are not shown, since a model looks at a whole video at once."""
@@ -32,7 +37,11 @@ def open_strips(shards: Path, annotation: Annotation) -> Strips:
 
     @functools.cache
     def strips(video_id: str) -> list[NDArray[np.uint8]]:
-        return frame_strip(opened, given.get(video_id, video_id))
+        try:
+            return frame_strip(opened, given.get(video_id, video_id))
+        except ReelkinError as error:  # figures that may have taken hours are worth more than a picture
+            log.warning("no picture of %s: %s", shown(video_id), error)
+            return []
 
     return strips
 

@@ -347,6 +347,24 @@ def test_the_report_shows_frames_and_their_similarities_of_what_went_wrong(world
     assert ran.code == ExitCode.FAILED and "scoring" not in ran.log
 
 
+def test_a_damaged_shard_costs_pictures_and_no_figure(world: World, tmp_path: Path) -> None:
+    (tmp_path / "videos").mkdir()
+    make_video(tmp_path / "videos" / "q0.mp4", seconds=3, fps=4, seed=0)
+    assert run_here(build, "--videos", tmp_path / "videos", "--output", tmp_path / "shards").code == ExitCode.OK
+    (shard,) = (tmp_path / "shards").glob("*.tar")
+    data = bytearray(shard.read_bytes())
+    data[2000:3000] = bytes(1000)
+    shard.write_bytes(data)
+    (tmp_path / "s.json").write_text(json.dumps({"q0": {"q0_0": 0.2, "v0": 0.9}}))
+    ran = world.run(
+        *("--similarities", tmp_path / "s.json", "--shards", tmp_path / "shards", "--output", tmp_path / "out"),
+        features=False,
+    )
+    assert ran.code == ExitCode.OK and "no picture of q0: " in ran.log
+    assert read(tmp_path / "out" / "results.json")["metrics"]["mAP"] == 0.5
+    assert "no picture can be shown" in (tmp_path / "out" / "report.html").read_text()
+
+
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
 def test_a_folder_without_permission_is_refused(world: World, tmp_path: Path) -> None:
     (tmp_path / "closed").mkdir(mode=0o500)
