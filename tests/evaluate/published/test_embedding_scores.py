@@ -182,6 +182,8 @@ def test_copies_of_a_video_tie_whatever_block_they_stand_in(metric: Metric) -> N
     for copy in range(0, 40, 2):
         features[f"v{copy}"] = features["v1"]
     scores = scored(features, metric, max_bytes=20_000)
+    # sums of float32 differ by block on some machines: what makes copies tie is that all are rounded
+    np.testing.assert_array_equal(scores.matrix, np.round(scores.matrix, 6))
     columns = [scores.database.index(f"v{number}") for number in (*range(0, 40, 2), 1)]
     np.testing.assert_array_equal(scores.matrix[:, columns], scores.matrix[:, columns[:1]].repeat(21, axis=1))
 

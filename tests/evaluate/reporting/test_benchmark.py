@@ -115,6 +115,12 @@ def test_strips_and_matrices_are_asked_for_the_videos_shown_only() -> None:
     assert asked == {rows[0].query, rows[0].best_wrong, rows[0].best_missed}
 
 
+def test_both_matrices_of_a_failure_have_the_same_colours() -> None:
+    made = iter([np.array([[0.0, 0.25]]), np.array([[0.5, 1.0]])])
+    text = Page(render(evaluation(), num_examples=1, matrices=lambda query, video: next(made))).text
+    assert text.count("0.00 (dark) to 1.00 (bright)") == 2
+
+
 def test_the_same_results_give_the_same_page_and_the_same_plots(tmp_path: Path) -> None:
     assert render(evaluation(), matrices=matrix) == render(evaluation(), matrices=matrix)
     made = []
