@@ -98,12 +98,7 @@ def build_index(
     (output / "index.json").unlink(missing_ok=True)  # from here on the folder is no index until it is whole again
     embedding_VD = _embed_all(store, output, module, frames)
     _write_vectors(output, embedding_VD)
-    columns = {
-        "video_id": pa.array(ids, pa.string()),
-        "num_frames": pa.array([store.num_frames(video_id) for video_id in ids], pa.int64()),
-        "duration_seconds": pa.array([store.row(video_id).duration_seconds for video_id in ids], pa.float64()),
-    }
-    publish_table(output / "videos.parquet", pa.table(columns))
+    publish_table(output / "videos.parquet", _videos_table(store))
     if loaded and loaded.folder:
         with publishing_folder(output / "model") as temporary:
             shutil.copytree(loaded.folder, temporary, dirs_exist_ok=True)
@@ -127,6 +122,17 @@ def build_index(
     publish_json(output / "index.json", info)
     (output / UNFINISHED).unlink()
     return SearchIndex.open(output)
+
+
+def _videos_table(store: FeatureStore) -> pa.Table:
+    """A row per video, in the store's order."""
+    ids = store.video_ids
+    columns = {
+        "video_id": pa.array(ids, pa.string()),
+        "num_frames": pa.array([store.num_frames(video_id) for video_id in ids], pa.int64()),
+        "duration_seconds": pa.array([store.row(video_id).duration_seconds for video_id in ids], pa.float64()),
+    }
+    return pa.table(columns)
 
 
 def refuse_other_folder(output: Path) -> None:
