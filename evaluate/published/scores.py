@@ -26,6 +26,11 @@ log = logging.getLogger("reelkin.evaluate")
 
 OF_MODELS = ("num_layers", "output_dim", "num_clusters")
 """Settings that say what a model must be like."""
+REFUSED = {
+    "random_sampling": "frames drawn anew each time would give other figures each time (--padding_size takes one part)",
+    "use_comparator": "the weights of the published comparator network were never released",
+}
+"""Flags of the published command that cannot be followed, and why."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,6 +63,10 @@ class ScoreSettings:
     """Dimensions that the model's embeddings must have. 0: those they have."""
     num_clusters: int = 0
     """Clusters that the model must have, if it has any. 0: those it has."""
+    random_sampling: bool = False
+    """Of the published command; refused: frames drawn anew each time give other figures each time."""
+    use_comparator: bool = False
+    """Of the published command; refused: the weights of its network were never released."""
     max_memory_gb: float = 8.0
     """Bound on what each rank holds of similarities, queries and a block of the database, in 10^9 bytes."""
 
@@ -68,6 +77,9 @@ class ScoreSettings:
         if self.similarities and (self.model_path or self.metric != "cosine"):
             given = "--model_path" if self.model_path else f"--metric {self.metric}"
             raise UsageError(f"{given} goes with --feature_path; --similarities holds finished similarities")
+        for name, why in REFUSED.items():
+            if getattr(self, name):
+                raise UsageError(f"--{name}: {why}; leave it out")
         for name in ("padding_size", "pca_components", *OF_MODELS):
             if getattr(self, name) < 0:
                 raise UsageError(f"--{name} is {getattr(self, name)}; it must not be negative")

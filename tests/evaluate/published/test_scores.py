@@ -159,3 +159,9 @@ def test_features_of_other_videos_are_refused_with_an_id_of_each_side(tmp_path: 
     store = a_store(tmp_path / "store", ["x1", "x2"])
     with pytest.raises(ReelkinError, match="none of the queries of PAIRS has features.*'x1', in the annotation: 'q1'"):
         opened(pairs(tmp_path), feature_path=store)
+
+
+@pytest.mark.parametrize(("flag", "why"), [("random_sampling", "drawn anew"), ("use_comparator", "never released")])
+def test_published_flags_that_cannot_be_followed_say_why(flag: str, why: str) -> None:
+    with pytest.raises(UsageError, match=f"--{flag}: .*{why}"):
+        ScoreSettings(feature_path=Path("store"), **{flag: True})
