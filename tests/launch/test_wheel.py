@@ -16,7 +16,7 @@ import reelkin
 ROOT = Path(reelkin.__file__).resolve().parent
 STAGES = ("core", "shards", "extract", "train", "search", "evaluate", "launch")
 # What an application's data may be; everything else beside the code belongs to the repository only.
-DATA = (".cmake", ".j2")
+DATA = (".cmake", ".j2", ".xz", ".md")
 
 pytestmark = pytest.mark.slow
 
