@@ -96,5 +96,6 @@ def test_the_script_is_executable_and_shows_its_help(launch: Launch) -> None:
 
 def test_a_missing_store_is_one_clear_line(tmp_path: Path, launch: Launch) -> None:
     finished = launch("single", RUN, "--features", tmp_path / "nothing", "--output", tmp_path / "run")
-    assert finished.returncode == 1
-    assert "is no finished feature store" in finished.output and "Traceback" not in finished.output
+    assert finished.returncode == 2
+    assert f"the features {tmp_path / 'nothing'} do not exist; give" in finished.output
+    assert "Traceback" not in finished.output

@@ -120,7 +120,7 @@ def test_a_person_sees_loss_similarities_rate_time_left_and_waiting(
     # Steps of an earlier start say nothing about the rate.
     rate = float(lines[-1].partition("steps, ")[2].partition(" steps/s")[0])
     seconds = float(lines[-1].partition("steps/s, ")[2].partition(" s in all")[0])
-    assert rate * seconds == pytest.approx(2, rel=0.2)
+    assert rate * (seconds - 0.05) <= 2.2 and rate * (seconds + 0.05) >= 1.8  # seconds are shown with one decimal
 
 
 def test_waiting_for_data_is_measured(data: Data, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
