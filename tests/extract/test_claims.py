@@ -51,7 +51,8 @@ def test_ranks_of_any_pace_take_every_piece_once_and_the_fast_one_takes_more(tmp
     names = [each.block for share in taken for each in share]
     assert len(names) == 40 == len(set(names))
     assert len(taken[0]) == 1 and taken[0][0] is shares[0][0]
-    assert taken[1][: len(shares[1])] == shares[1]  # its own first, in order
+    own = [each for each in shares[1] if each in taken[1]]  # all, unless the other one had time to take over some
+    assert own and taken[1][: len(own)] == own  # its own first, in order
 
 
 def test_many_pieces_are_taken_in_no_time(tmp_path: Path) -> None:
