@@ -20,7 +20,6 @@ from ...train.data.sources import OpenedFeatures, open_features
 from ...train.models.aggregators import MeanPooling, MeanPoolingConfig, out_dim
 from .annotation import Annotation, Problem, ProblemLog
 from .embedding_scores import MatrixScores, Metric, score_embeddings
-from .similarity_file import FileScores, read_similarities
 
 log = logging.getLogger("reelkin.evaluate")
 
@@ -145,23 +144,6 @@ class Videos:
             return None
         facts = {**scores.facts, **_facts(settings, self.source, self.loaded)}
         return replace(scores, facts=facts, problems=(*self.problems, *scores.problems))
-
-
-def open_scores(settings: ScoreSettings, annotation: Annotation, engine: Engine) -> FileScores | MatrixScores | None:
-    """The scores of a benchmark's queries and videos, as far as they are there. All ranks call it.
-
-    Returns:
-        On rank 0, what `scoring.evaluate_scores` takes; its ``problems`` and ``facts`` belong into the results. None
-        on the others.
-
-    Raises:
-        UsageError, ReelkinError: a file cannot be used, the model was trained on other features, or no query or no
-            video of the annotation has features.
-    """
-    if settings.similarities is not None:
-        path, max_bytes = settings.similarities, settings.max_bytes
-        return read_similarities(path, max_bytes) if engine.is_main else None
-    return open_videos(settings, annotation).score(engine)
 
 
 def open_videos(settings: ScoreSettings, annotation: Annotation) -> Videos:

@@ -277,6 +277,15 @@ def test_without_mined_negatives_their_similarity_is_not_logged(data: Data, tmp_
         assert "mined_similarity" not in task.report({**sums, "anchors": float(len(values))})
 
 
+def test_a_step_without_negatives_logs_no_means_over_them(data: Data, tmp_path: Path) -> None:
+    with task_of(data, tmp_path, batch_negatives=False) as task:
+        (values, sums, _), (later, later_sums, _) = run(task, 2, 1)
+        row = task.report({**sums, "anchors": float(len(values))})
+        names = {"negative_similarity", "hardest_similarity", "positive_first"}
+        assert row["negatives_per_anchor"] == 0 and not names & row.keys()
+        assert names <= task.report({**later_sums, "anchors": float(len(later))}).keys()
+
+
 def test_mining_from_a_kind_that_is_not_there_is_refused_at_once(data: Data, tmp_path: Path) -> None:
     with (
         pytest.raises(UsageError, match="--mining-from background"),

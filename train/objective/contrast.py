@@ -165,17 +165,18 @@ class ContrastTask:
 
     def report(self, sums: Mapping[str, float]) -> dict[str, float]:
         """Log values: see `train` in the README."""
-        # Only of anchors that had something to be compared with: an empty queue's would all count as found.
-        first = {"positive_first": sums["first_sum"] / sums["hardest_count"]} if sums["hardest_count"] else {}
-        mined = {"mined_similarity": sums["mined_sum"] / sums["mined_count"]} if sums["mined_count"] else {}
+        # A mean over nothing is left out: no negatives are there before the queue has any.
+        means = {
+            "negative_similarity": ("random_sum", "random_count"),
+            "mined_similarity": ("mined_sum", "mined_count"),
+            "hardest_similarity": ("hardest_sum", "hardest_count"),
+            "positive_first": ("first_sum", "hardest_count"),
+        }
         return {
             "positive_similarity": sums["positive_sum"] / sums["anchors"],
-            "negative_similarity": sums["random_sum"] / max(1.0, sums["random_count"]),
-            **mined,
-            "hardest_similarity": sums["hardest_sum"] / max(1.0, sums["hardest_count"]),
+            **{name: sums[total] / sums[count] for name, (total, count) in means.items() if sums[count]},
             "negatives_per_anchor": sums["random_count"] / sums["anchors"],
             "negatives_used": sums["entered_count"] / sums["anchors"],
-            **first,
             "queue_fill": self.queue.count / max(1, self.queue.size),
             "epoch": round(self.builder.sampler.epoch(self._step + 1), 3),
         }

@@ -21,7 +21,7 @@ from reelkin.core.errors import ExitCode, UsageError
 from reelkin.evaluate.compare import main as compare
 from reelkin.evaluate.published.benchmarks import read_annotation
 from reelkin.evaluate.published.config import PublishedConfig
-from reelkin.evaluate.published.scores import ScoreSettings, open_scores
+from reelkin.evaluate.published.scores import ScoreSettings, open_videos
 from reelkin.evaluate.published.scoring import evaluate_scores
 from reelkin.evaluate.run import main
 from reelkin.evaluate.session import mode_of
@@ -119,7 +119,7 @@ def test_what_is_written_is_what_the_library_finds(world: World, tmp_path: Path)
     annotation = read_annotation("PAIRS", world.folder / "pairs.csv")
     settings = ScoreSettings(feature_path=world.folder / "store", model_path=world.folder / "model", metric="chamfer")
     with start(device="cpu") as engine:
-        scores = open_scores(settings, annotation, engine)
+        scores = open_videos(settings, annotation).score(engine)
     assert scores is not None
     expected = evaluate_scores(annotation, scores, num_resamples=200)
     found = read(tmp_path / "results.json")

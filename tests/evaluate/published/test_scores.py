@@ -15,9 +15,9 @@ from reelkin.core.errors import ReelkinError, UsageError
 from reelkin.evaluate.published.annotation import Annotation
 from reelkin.evaluate.published.benchmarks import read_annotation
 from reelkin.evaluate.published.embedding_scores import MatrixScores
-from reelkin.evaluate.published.scores import ScoreSettings, open_scores
+from reelkin.evaluate.published.scores import ScoreSettings, open_videos
 from reelkin.evaluate.published.scoring import evaluate_scores
-from reelkin.evaluate.published.similarity_file import FileScores
+from reelkin.evaluate.published.similarity_file import read_similarities
 from reelkin.extract.describe import COMPARED
 from reelkin.extract.store import StoreRow, write_store
 from reelkin.train.checkpoint import save_model
@@ -58,9 +58,9 @@ def pairs(folder: Path) -> Annotation:
     return read_annotation("PAIRS", path)
 
 
-def opened(annotation: Annotation, **settings: Any) -> MatrixScores | FileScores:
+def opened(annotation: Annotation, **settings: Any) -> MatrixScores:
     with start(device="cpu") as engine:
-        scores = open_scores(ScoreSettings(**settings), annotation, engine)
+        scores = open_videos(ScoreSettings(**settings), annotation).score(engine)
     assert scores is not None
     return scores
 
@@ -128,9 +128,7 @@ def test_ids_of_another_spelling_are_found(tmp_path: Path) -> None:
 def test_a_similarity_file_is_taken_as_it_is(tmp_path: Path) -> None:
     path = tmp_path / "similarities.json"
     path.write_text(json.dumps({"q1": {"a": 0.9, "b": 0.1}, "q2": {"b": 0.2, "c": 0.7}}))
-    scores = opened(pairs(tmp_path), similarities=path)
-    assert isinstance(scores, FileScores)
-    figures = evaluate_scores(pairs(tmp_path), scores).figures
+    figures = evaluate_scores(pairs(tmp_path), read_similarities(path)).figures
     assert 0 < figures["mAP"] <= 1  # type: ignore[operator]
 
 

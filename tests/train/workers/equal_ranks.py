@@ -83,7 +83,8 @@ def run(engine: Engine, config: TcaRecipe, as_many: int) -> dict[str, torch.Tens
     if engine.is_main:
         rows = [row for row in RunFolder(config.output).metrics() if "loss" in row]
         for name in ("loss", "negative_similarity", "hardest_similarity", "positive_first", "negatives_used"):
-            seen[f"logged {name}"] = torch.tensor([row[name] for row in rows], dtype=torch.float64)
+            # What has no negatives to speak of, as a first step without a queue, logs no mean over them.
+            seen[f"logged {name}"] = torch.tensor([row.get(name, -1.0) for row in rows], dtype=torch.float64)
     return seen
 
 
