@@ -23,7 +23,7 @@ import numpy as np
 import torch
 from clips import make_clip
 
-from reelkin.extract.cores import use_share_of_cores
+from reelkin.core.cores import use_share_of_cores
 from reelkin.extract.decoding.tasks import Chunk, Source
 from reelkin.extract.describe import Describer
 from reelkin.extract.encoders import EncoderSpec, build_encoder

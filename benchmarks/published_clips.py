@@ -37,8 +37,8 @@ from published_protocols import CLOSENESS, PROTOCOLS, evaluate, figures_of
 from reelkin.core.config import parse
 from reelkin.core.files import publish_text
 from reelkin.core.ids import read_ids
+from reelkin.core.tables import read_csv
 from reelkin.evaluate.comparing import CompareConfig, compare
-from reelkin.evaluate.ground_truth import read_rows
 from reelkin.evaluate.published.annotation import Annotation
 from reelkin.evaluate.published.benchmarks import DATASETS, read_annotation
 from reelkin.extract.store import FeatureStore, write_store
@@ -68,8 +68,8 @@ class Cast:
 
 def held_out_groups(folder: Path) -> dict[str, list[str]]:
     """Videos of each held-out group: clips, then copies from easy to hard; none that shows another group too."""
-    group_of = {row["video_id"]: row["group"] for row in read_rows(folder / "held-out-groups.csv")}
-    copies = {row["copy_id"]: row for row in read_rows(folder / "copies.csv")}
+    group_of = {row["video_id"]: row["group"] for row in read_csv(folder / "held-out-groups.csv")}
+    copies = {row["copy_id"]: row for row in read_csv(folder / "copies.csv")}
     groups: dict[str, list[str]] = {}
     for video_id, group in group_of.items():
         other = copies[video_id]["other_source_id"] if video_id in copies else ""
@@ -180,7 +180,7 @@ def build_shards(features: Path, video_of: Mapping[str, str], output: Path) -> N
     path_of = {
         row["video_id"]: Path(row["path"])
         for half in ("training", "held-out")
-        for row in read_rows(folder / f"{half}.csv")
+        for row in read_csv(folder / f"{half}.csv")
     }
     for copy in (*folder.glob("copies-*/*.mp4"), *folder.glob("copies-*/*/*.mp4")):
         path_of[copy.stem] = copy

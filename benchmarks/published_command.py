@@ -35,7 +35,7 @@ import numpy as np
 from train_features import edit, run, split
 
 from reelkin.core.files import publish_text, read_json
-from reelkin.evaluate.ground_truth import read_rows
+from reelkin.core.tables import read_csv
 from reelkin.extract.store import FeatureStore
 from reelkin.train.running.run_folder import RunFolder
 
@@ -93,11 +93,11 @@ def annotate(options: argparse.Namespace) -> None:
     it: with so few videos, leaving such copies out would leave too few pairs.
     """
     out = options.output
-    group_of = {row["video_id"]: row["group"] for row in read_rows(out / "groups.csv")}
+    group_of = {row["video_id"]: row["group"] for row in read_csv(out / "groups.csv")}
     members: dict[str, dict[str, None]] = defaultdict(dict)
-    for row in read_rows(out / "training.csv"):
+    for row in read_csv(out / "training.csv"):
         members[group_of[row["video_id"]]][row["video_id"]] = None
-    rows = read_rows(out / "training-copies.csv")
+    rows = read_csv(out / "training-copies.csv")
     for row in rows:
         members[group_of[row["source_id"]]][row["copy_id"]] = None
     stored = set(FeatureStore.open(out / "store").video_ids)

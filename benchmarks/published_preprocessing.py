@@ -31,8 +31,8 @@ import numpy as np
 import torch
 from clips import make_clip
 
+from reelkin.core.cores import use_share_of_cores
 from reelkin.core.engine.single import SingleEngine
-from reelkin.extract.cores import use_share_of_cores
 from reelkin.extract.describe import Describer
 from reelkin.extract.encoders import EncoderSpec, build_encoder
 from reelkin.extract.running.job import Job

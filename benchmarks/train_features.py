@@ -24,7 +24,7 @@ from pathlib import Path
 from reelkin.core.errors import ExitCode
 from reelkin.core.files import publish_text
 from reelkin.core.ids import read_ids
-from reelkin.evaluate.ground_truth import read_rows
+from reelkin.core.tables import read_csv
 from reelkin.extract.store import FeatureStore
 from reelkin.launch.split import group_videos, readable, split_by_group, write_csv
 from reelkin.shards.sources.listing import list_videos
@@ -68,14 +68,14 @@ def edit(options: argparse.Namespace) -> None:
             *("--max-seconds", 20, "--per-strength", options.per_strength, "--seed", options.seed),
             *("--workers", options.workers),
         )
-        rows[half] = read_rows(folder / "edits.csv")
+        rows[half] = read_csv(folder / "edits.csv")
     for name, chosen in (("copies", rows["training"] + rows["held-out"]), ("training-copies", rows["training"])):
         write_csv(options.output / f"{name}.csv", list(chosen[0]), [list(row.values()) for row in chosen])
-    group_of = {row["video_id"]: row["group"] for row in read_rows(options.output / "groups.csv")}
-    held = [(row["video_id"], group_of[row["video_id"]]) for row in read_rows(options.output / "held-out.csv")]
+    group_of = {row["video_id"]: row["group"] for row in read_csv(options.output / "groups.csv")}
+    held = [(row["video_id"], group_of[row["video_id"]]) for row in read_csv(options.output / "held-out.csv")]
     held += [(row["copy_id"], group_of[row["source_id"]]) for row in rows["held-out"]]
     write_csv(options.output / "held-out-groups.csv", ["video_id", "group"], dict.fromkeys(held))
-    trained = {row["video_id"] for row in read_rows(options.output / "training.csv")}
+    trained = {row["video_id"] for row in read_csv(options.output / "training.csv")}
     trained |= {row["copy_id"] for row in rows["training"]}
     publish_text(options.output / "training-ids.txt", "\n".join(sorted(trained)) + "\n")
 

@@ -37,8 +37,9 @@ from quality_variants import VARIANTS, Variant
 from reelkin.core.config import parse
 from reelkin.core.files import publish_json, read_json
 from reelkin.core.ids import read_ids
+from reelkin.core.tables import read_csv
 from reelkin.evaluate.copies import copy_tasks
-from reelkin.evaluate.ground_truth import Task, read_rows
+from reelkin.evaluate.ground_truth import Task
 from reelkin.evaluate.methods import chance, from_embeddings, from_frames
 from reelkin.evaluate.rankings import Method, evaluate_method
 from reelkin.extract.store import FeatureStore
@@ -76,9 +77,9 @@ def set_name(features: Path) -> str:
 def tasks_of(features: Path, store: Any) -> list[Task]:
     """A task for each strength."""
     folder = features.parent
-    groups = {row["video_id"]: row["group"] for row in read_rows(folder / "groups.csv")}
+    groups = {row["video_id"]: row["group"] for row in read_csv(folder / "groups.csv")}
     held_out = set(read_ids(folder / "held-out-groups.txt"))
-    return copy_tasks(read_rows(folder / "copies.csv"), store.video_ids, groups=groups, test_groups=held_out)
+    return copy_tasks(read_csv(folder / "copies.csv"), store.video_ids, groups=groups, test_groups=held_out)
 
 
 def scores_of(tasks: Sequence[Task], levels: Mapping[str, Method]) -> Scores:

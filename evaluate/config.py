@@ -12,10 +12,11 @@ from ..core.config import as_dict
 from ..core.errors import ReelkinError, UsageError
 from ..core.files import sha256_file
 from ..core.ids import read_ids
+from ..core.tables import read_csv
 from ..search.embed import check_model
 from .copies import copy_tasks
 from .evaluation import default_methods, describe_store, evaluate_tasks, publish_evaluation
-from .ground_truth import Task, make_task, read_ground_truth, read_rows
+from .ground_truth import Task, make_task, read_ground_truth
 from .results import Results
 
 if TYPE_CHECKING:
@@ -131,7 +132,7 @@ def make_tasks(config: EvaluateConfig, store_ids: Sequence[str]) -> list[Task]:
     if config.database is not None:
         kept = set(read_ids(config.database))
         store_ids = [video_id for video_id in store_ids if video_id in kept]
-    rows = read_rows(config.ground_truth)
+    rows = read_csv(config.ground_truth)
     if {"copy_id", "source_id"} <= set(rows[0]):
         return [_limited(task, config.limit) for task in _copy_tasks(config, rows, store_ids)]
     if config.held_out or config.groups:

@@ -79,22 +79,33 @@ def copy_tasks(
         sharing = _sharing(queries, database, shown)
         ignored = {query: sharing[query] - relevant[query] for query in queries}
         relevant_named = _sharing(queries, {*database, *copies, *originals}, own)
-        ids = set(named).union(*relevant_named.values())
-        coverage = Coverage(
-            ids_named=len(ids),
-            ids_found=len(ids & set(store_ids)),
-            queries_named=len(named),
-            queries_evaluated=len(queries),
-            positives_named=sum(map(len, relevant_named.values())),
-            positives_found=sum(map(len, relevant.values())),
-            queries_without_positives=[query for query in queries if not relevant[query]],
-            missing=sorted(ids - set(store_ids)),
-            duplicates=[],
-        )
+        coverage = _coverage(named, queries, relevant_named, relevant, set(store_ids))
         held_out = " (all are)" if test_groups is None else f" from training ({len(set(test_groups))} groups)"
         protocol = PROTOCOL.format(held=held_out)
         tasks.append(Task(strength, queries, database, relevant, protocol, coverage, {}, first_group, ignored))
     return tasks
+
+
+def _coverage(
+    named: list[str],
+    queries: list[str],
+    positives_named: Mapping[str, frozenset[str]],
+    positives: Mapping[str, frozenset[str]],
+    stored: set[str],
+) -> Coverage:
+    """How much of what the list of copies names is there."""
+    ids = set(named).union(*positives_named.values())
+    return Coverage(
+        ids_named=len(ids),
+        ids_found=len(ids & stored),
+        queries_named=len(named),
+        queries_evaluated=len(queries),
+        positives_named=sum(map(len, positives_named.values())),
+        positives_found=sum(map(len, positives.values())),
+        queries_without_positives=[query for query in queries if not positives[query]],
+        missing=sorted(ids - stored),
+        duplicates=[],
+    )
 
 
 def _sharing(

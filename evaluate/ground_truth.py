@@ -11,7 +11,6 @@ An id is looked up as written and, from a ``file`` column, also without its exte
 
 from __future__ import annotations
 
-import csv
 import hashlib
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -19,6 +18,7 @@ from pathlib import Path
 
 from ..core.errors import ReelkinError, UsageError
 from ..core.files import sha256_file
+from ..core.tables import read_csv
 
 SHOWN = 10
 """Ids listed in a message or a coverage line before "and N more"."""
@@ -113,28 +113,6 @@ class Task:
         return hashlib.sha256("\n".join(lines).encode("utf-8", errors="surrogateescape")).hexdigest()
 
 
-def read_rows(path: str | Path) -> list[dict[str, str]]:
-    """Rows of a CSV with a heading, as dicts of stripped strings. Raises ReelkinError with the path and line."""
-    try:
-        with open(path, newline="", encoding="utf-8-sig", errors="surrogateescape") as file:
-            reader = csv.DictReader(file)
-            rows = []
-            for row in reader:
-                if None in row or None in row.values():
-                    raise ReelkinError(
-                        f"{path}, line {reader.line_num}: {'too many' if None in row else 'too few'} fields for the "
-                        f"heading {','.join(reader.fieldnames or [])}; quote ids that hold commas"
-                    )
-                rows.append({key.strip(): value.strip() for key, value in row.items()})
-    except OSError as error:
-        raise ReelkinError(f"cannot read the ground truth {path}: {error.strerror}") from error
-    except csv.Error as error:
-        raise ReelkinError(f"{path} is not a CSV file: {error}") from error
-    if not rows:
-        raise ReelkinError(f"{path} holds no row below its heading")
-    return rows
-
-
 def read_ground_truth(path: str | Path, known_ids: Collection[str] = ()) -> GroundTruth:
     """Read pairs or groups.
 
@@ -146,7 +124,7 @@ def read_ground_truth(path: str | Path, known_ids: Collection[str] = ()) -> Grou
         ReelkinError: the file cannot be read, or a video is in two groups.
         UsageError: the heading is none of those known.
     """
-    rows = read_rows(path)
+    rows = read_csv(path)
     heading = set(rows[0])
     if {"query", "video"} <= heading:
         truth = from_pairs((row["query"], row["video"]) for row in rows)

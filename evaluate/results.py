@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from ..core.files import publish_json, publish_text
+from ..core.tables import csv_text
 from ..search.text import shown
 from .ground_truth import SHOWN
 from .rankings import Gain, MethodResult, TaskResult, gain
 
 FORMAT, VERSION = "reelkin-results", 1
 BASELINE = "mean-pool"
+QUERY_COLUMNS = ("task", "query", "group", "method", "ap", "num_positives", "best_match", "best_score")
 
 
 @dataclass(frozen=True)
@@ -111,14 +111,12 @@ def _method_json(result: MethodResult) -> dict[str, Any]:
 
 def queries_csv(results: Results) -> str:
     """A row per task, query and method; ``ap`` is empty for a query without positives."""
-    out = io.StringIO()
-    writer = csv.writer(out, lineterminator="\n")
-    writer.writerow(["task", "query", "group", "method", "ap", "num_positives", "best_match", "best_score"])
+    rows = []
     for result in results.tasks:
         for method in result.methods:
             for query in method.queries:
                 best = query.best[0] if query.best else None
-                writer.writerow(
+                rows.append(
                     [
                         result.task.name,
                         query.query,
@@ -130,7 +128,7 @@ def queries_csv(results: Results) -> str:
                         f"{best.score:.6f}" if best else "",
                     ]
                 )
-    return out.getvalue()
+    return csv_text(QUERY_COLUMNS, rows)
 
 
 def text_table(results: Results) -> str:

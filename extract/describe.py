@@ -12,10 +12,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..core.cores import share_of_cores, use_share_of_cores
 from ..core.errors import DataError, Reason, ReelkinError, UsageError
 from ..shards.video.sampling import Sampling
 from .batches import Batch, Batcher, Windows
-from .cores import share_of_cores, use_share_of_cores
 from .decoding.pool import DaliSettings, DecodePool, PoolSettings
 from .decoding.tasks import Again, Chunk, End, Pick, Source
 from .encoders import Encoder

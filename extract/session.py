@@ -9,12 +9,12 @@ from contextlib import contextmanager
 from importlib.util import find_spec
 from typing import Any
 
+from ..core.cores import share_of_cores, use_share_of_cores
 from ..core.engine import Engine, start
 from ..core.errors import ExitCode
 from ..core.ids import read_ids
 from ..core.logs import setup_logging
 from ..shards.reader import ShardSet
-from .cores import share_of_cores, use_share_of_cores
 from .decoding.pool import DaliSettings
 from .decoding.route import Hardware
 from .describe import Describer

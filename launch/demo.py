@@ -25,9 +25,9 @@ from reelkin.core.errors import ExitCode, ReelkinError, UsageError
 from reelkin.core.files import publish_json, publish_text, read_json
 from reelkin.core.ids import read_ids
 from reelkin.core.seeds import seed_of
-from reelkin.evaluate.ground_truth import read_rows
+from reelkin.core.tables import publish_csv, read_csv
 from reelkin.extract.store import FeatureStore
-from reelkin.launch.split import Split, group_videos, groups_csv_in, readable, split_by_group, write_csv
+from reelkin.launch.split import Split, group_videos, groups_csv_in, readable, split_by_group
 from reelkin.launch.stages import Stages
 from reelkin.shards.sources.listing import list_videos
 
@@ -135,8 +135,8 @@ def make_split(config: DemoConfig, videos: Path) -> Split:
     split = split_by_group(groups, config.seed)
     path_of = {entry.video_id: str(Path(entry.path).resolve()) for entry in inputs}
     for name, ids in (("training", split.training), ("held-out", split.held_out)):
-        write_csv(config.output / f"{name}.csv", ["video_id", "path"], [(each, path_of[each]) for each in ids])
-    write_csv(config.output / "groups.csv", ["video_id", "group"], sorted(split.groups.items()))
+        publish_csv(config.output / f"{name}.csv", ["video_id", "path"], [(each, path_of[each]) for each in ids])
+    publish_csv(config.output / "groups.csv", ["video_id", "group"], sorted(split.groups.items()))
     publish_text(config.output / "originals.txt", "\n".join(sorted(split.groups)) + "\n")
     publish_text(config.output / "held-out-groups.txt", "\n".join(sorted({groups[x] for x in split.held_out})) + "\n")
     print(f"{len(split.training)} videos to train on, {len(split.held_out)} others held out", flush=True)
@@ -155,12 +155,12 @@ def edit(config: DemoConfig, split: Split, stages: Stages) -> None:
             *("--per-strength", "1" if config.small else "2", "--short-side", "240", "--max-seconds", "20"),
             *("--seed", str(config.seed), "--workers", "2"),
         )
-        rows += read_rows(folder / "edits.csv")
-    write_csv(config.output / "copies.csv", list(rows[0]), [list(row.values()) for row in rows])
+        rows += read_csv(folder / "edits.csv")
+    publish_csv(config.output / "copies.csv", list(rows[0]), [list(row.values()) for row in rows])
     group_of = dict(split.groups) | {row["copy_id"]: split.groups[row["source_id"]] for row in rows}
     held_groups = {split.groups[video_id] for video_id in split.held_out}
     held_rows = [(video_id, group) for video_id, group in group_of.items() if group in held_groups]
-    write_csv(config.output / "held-out-groups.csv", ["video_id", "group"], sorted(held_rows))
+    publish_csv(config.output / "held-out-groups.csv", ["video_id", "group"], sorted(held_rows))
     trained = sorted(set(group_of) - {video_id for video_id, _ in held_rows})
     publish_text(config.output / "training-ids.txt", "\n".join(trained) + "\n")
 

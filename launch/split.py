@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import csv
-import io
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from ..core.errors import DataError, ReelkinError
-from ..core.files import publish_text
 from ..core.seeds import seed_of
 from ..evaluate.ground_truth import read_ground_truth
 from ..shards.sources.inputs import VideoInput
@@ -89,12 +87,3 @@ def split_by_group(groups: Mapping[str, str], seed: int) -> Split:
         training=[video_id for video_id in ids if groups[video_id] not in held_out],
         held_out=[video_id for video_id in ids if groups[video_id] in held_out],
     )
-
-
-def write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
-    """Publish a CSV file."""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(header)
-    writer.writerows(rows)
-    publish_text(path, text.getvalue())

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import logging
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,9 +10,9 @@ import numpy as np
 
 from ..core.config import launched_rank
 from ..core.errors import ExitCode, ReelkinError, UsageError
-from ..core.files import publish_text
 from ..core.logs import setup_logging
 from ..core.neighbours import first_neighbours
+from ..core.tables import publish_csv
 from .data.clusters import first_neighbour_clusters
 from .data.sources import open_features, rejected
 from .embed import mean_pooled
@@ -77,14 +75,9 @@ def make_pseudo_labels(config: PseudoLabelConfig) -> int:
             f"no two of the {len(labels_V)} videos have a similarity of --min-similarity {config.min_similarity:g} or "
             "more, so there is no cluster; lower it"
         )
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(("video_id", "group"))
-    writer.writerows(
-        (video_id, f"cluster-{label}" if sizes_C[label] > 1 else "")
-        for video_id, label in zip(source.video_ids, labels_V.tolist(), strict=True)
-    )
-    publish_text(config.output, text.getvalue())
+    rows = zip(source.video_ids, labels_V.tolist(), strict=True)
+    clusters = ((video_id, f"cluster-{label}" if sizes_C[label] > 1 else "") for video_id, label in rows)
+    publish_csv(config.output, ("video_id", "group"), clusters)
     together = sizes_C[sizes_C > 1]
     log.info(
         "%s: %d of %d videos in %d clusters, the largest of %d",

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from ...core.errors import UsageError
 from ...core.files import sha256_file
-from ..ground_truth import read_rows
+from ...core.tables import read_csv
 from .annotation import Annotation, ProblemLog, Source
 
 POSITIVE, NEGATIVE, UNCLEAR = "positive", "negative", "unclear"
@@ -39,7 +39,7 @@ def read_pairs(
         UsageError: the columns are missing, or a label is not understood.
         ReelkinError: the file cannot be read.
     """
-    rows = read_rows(annotations)
+    rows = read_csv(annotations)
     if not {"query", "video"} <= set(rows[0]):
         raise UsageError(f"--annotations {annotations} has the heading {','.join(rows[0])}; expected query,video,label")
     wanted = {label.lower() for label in positive_labels}

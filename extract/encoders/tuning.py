@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import copy
 import logging
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
@@ -239,37 +240,7 @@ def fold_batch_norms(network: nn.Module, example: Tensor) -> nn.Module:
     """
     if network.training:
         raise ValueError("batch norms can be folded in evaluation mode only; call .eval() first")
-    produced: dict[int, tuple[Tensor, str]] = {}
-    pairs: dict[str, str] = {}
-    calls: dict[str, int] = {}
-    handles = []
-
-    def after_convolution(name: str) -> Callable[..., None]:
-        def hook(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-            calls[name] = calls.get(name, 0) + 1
-            produced[id(output)] = (output, name)  # held, so that the id stays its own
-
-        return hook
-
-    def before_norm(name: str) -> Callable[..., None]:
-        def hook(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-            calls[name] = calls.get(name, 0) + 1
-            if id(inputs[0]) in produced:
-                pairs[name] = produced[id(inputs[0])][1]
-
-        return hook
-
-    for name, module in network.named_modules():
-        if isinstance(module, (nn.Conv1d, nn.Conv2d, nn.Conv3d)):
-            handles.append(module.register_forward_hook(after_convolution(name)))
-        elif isinstance(module, (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)) and module.running_var is not None:
-            handles.append(module.register_forward_pre_hook(before_norm(name)))
-    with torch.inference_mode():
-        expected = network(example)
-    for handle in handles:
-        handle.remove()
-    produced.clear()
-    pairs = {norm: conv for norm, conv in pairs.items() if calls[norm] == calls[conv] == 1}
+    pairs, expected = _norms_after_convolutions(network, example)
     if not pairs:
         return network
     untouched = {name: network.get_submodule(name) for pair in pairs.items() for name in pair}
@@ -282,6 +253,40 @@ def fold_batch_norms(network: nn.Module, example: Tensor) -> nn.Module:
         for name, module in untouched.items():
             network.set_submodule(name, module)
     return network
+
+
+def _norms_after_convolutions(network: nn.Module, example: Tensor) -> tuple[dict[str, str], Tensor]:
+    """The convolution of each batch norm that reads its output, where each runs once; and the network's output."""
+    produced: dict[int, tuple[Tensor, str]] = {}
+    pairs: dict[str, str] = {}
+    calls: Counter[str] = Counter()
+    handles = []
+
+    def after_convolution(name: str) -> Callable[..., None]:
+        def hook(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+            calls[name] += 1
+            produced[id(output)] = (output, name)  # held, so that the id stays its own
+
+        return hook
+
+    def before_norm(name: str) -> Callable[..., None]:
+        def hook(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+            calls[name] += 1
+            if id(inputs[0]) in produced:
+                pairs[name] = produced[id(inputs[0])][1]
+
+        return hook
+
+    for name, module in network.named_modules():
+        if isinstance(module, (nn.Conv1d, nn.Conv2d, nn.Conv3d)):
+            handles.append(module.register_forward_hook(after_convolution(name)))
+        elif isinstance(module, (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)) and module.running_var is not None:
+            handles.append(module.register_forward_pre_hook(before_norm(name)))
+    with torch.inference_mode():
+        output = network(example)
+    for handle in handles:
+        handle.remove()
+    return {norm: conv for norm, conv in pairs.items() if calls[norm] == calls[conv] == 1}, output
 
 
 def check_pictures(count: int, height: int, width: int, length: int = 1) -> Tensor:

@@ -43,13 +43,7 @@ def export_features(
         ReelkinError: the disk is full.
     """
     ids = store.video_ids if ids is None else list(dict.fromkeys(ids))
-    missing = [video_id for video_id in ids if video_id not in store]
-    if missing:
-        raise UsageError(f"ids: {len(missing)} of {len(ids)} are not in {store.path} ({missing[0]!r} ...)")
-    if not ids:
-        raise UsageError(f"features: {store.path} holds no video with features")
-    if store.path.resolve() in (to.resolve(), *to.resolve().parents):
-        raise UsageError(f"to: {to} lies in the store {store.path}; choose another place")
+    _check(store, to, ids)
     remove_partials(to.parent)
     encoder = store.info.get("encoder") or {}
     regions = encoder.get("regions") if encoder.get("regions_kept") == "flatten" and not store.info.get("pca") else None
@@ -81,3 +75,14 @@ def export_features(
         with write_npy(to, dtype, made_from, fps) as folder:
             write(folder)
     return len(ids)
+
+
+def _check(store: FeatureStore, to: Path, ids: Sequence[str]) -> None:
+    """Raises UsageError when these videos of the store cannot be written there."""
+    missing = [video_id for video_id in ids if video_id not in store]
+    if missing:
+        raise UsageError(f"ids: {len(missing)} of {len(ids)} are not in {store.path} ({missing[0]!r} ...)")
+    if not ids:
+        raise UsageError(f"features: {store.path} holds no video with features")
+    if store.path.resolve() in (to.resolve(), *to.resolve().parents):
+        raise UsageError(f"to: {to} lies in the store {store.path}; choose another place")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import shutil
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
@@ -83,6 +83,36 @@ class Origin:
 
 
 @dataclass(eq=False)
+class _Block:
+    """Videos that are gathered into one block."""
+
+    path: Path
+    dim: int
+    rows: list[StoreRow] = field(default_factory=list)
+    features: list[np.ndarray] = field(default_factory=list)
+    times: list[np.ndarray] = field(default_factory=list)
+    num_bytes: int = 0
+
+    @property
+    def full(self) -> bool:
+        return self.num_bytes >= BLOCK_BYTES or len(self.rows) >= BLOCK_VIDEOS
+
+    def add(self, video_id: str, features: np.ndarray, times: np.ndarray) -> None:
+        """Take a video's features float16 [T, D] and times float64 [T], seconds."""
+        place, name = len(self.features), self.path.name
+        self.rows.append(StoreRow(video_id, "ok", "", "", name, place, len(features), times[-1]))
+        self.features.append(features)
+        self.times.append(times)
+        self.num_bytes += features.nbytes
+
+    def publish(self, output: Path, settings: Mapping[str, Any], made_from: dict[str, str]) -> None:
+        """Write the features, then the record that says what they were made from."""
+        record_path(output, self.path.name).unlink(missing_ok=True)
+        block = write_block(self.path, self.features, self.times, self.dim)
+        Record(settings, made_from, block, self.rows).publish(output)
+
+
+@dataclass(eq=False)
 class Import:
     """One import.
 
@@ -156,46 +186,40 @@ class Import:
             if not done:
                 (self.output / "store.json").unlink(missing_ok=True)
             items = islice(self.reader.read(first), None if self.limit is None else max(0, self.limit - first))
-            rows: list[StoreRow] = []
-            features: list[np.ndarray] = []
-            times: list[np.ndarray] = []
-            end, held = first, 0
-
-            def publish(last: bool) -> None:
-                made_from = {"source": source, "first": str(first), "end": str(end), "last": "yes" if last else "no"}
-                path = self._block(number)
-                record_path(self.output, path.name).unlink(missing_ok=True)
-                block = write_block(path, features, times, dim)
-                Record(settings, made_from, block, rows).publish(self.output)
-
+            waiting = None if done else next(items, None)
             while not done:
-                item = next(items, None)
-                if item is None:
-                    publish(True)
-                    number, done = number + 1, True
-                    break
-                if held >= BLOCK_BYTES or len(rows) >= BLOCK_VIDEOS:
-                    publish(False)
-                    number, first, held = number + 1, end, 0
-                    rows, features, times = [], [], []
-                end += 1
-                reason = ""
-                try:
-                    matrix, seconds = self._checked(item, shape, removed)
-                except DataError as error:
-                    row = StoreRow.rejected(printable(item.video_id), error.reason, str(error))
-                    rows.append(removed_row(item.video_id) if error.reason == Reason.REMOVED else row)
-                    reason = error.reason.value
-                else:
-                    name = self._block(number).name
-                    rows.append(StoreRow(item.video_id, "ok", "", "", name, len(features), len(matrix), seconds[-1]))
-                    features.append(matrix)
-                    times.append(seconds)
-                    held += matrix.nbytes
-                counted = 1 if self.reader.unit == "videos" or item.features is None else len(item.features)
-                progress.advance(counted, reason=reason)
+                block = _Block(self._block(number), dim)
+                waiting = self._fill(block, waiting, items, shape, removed, progress)
+                done = waiting is None
+                end = first + len(block.rows)
+                made_from = {"source": source, "first": str(first), "end": str(end), "last": "yes" if done else "no"}
+                block.publish(self.output, settings, made_from)
+                number, first = number + 1, end
         self._publish(number, dim, shape, settings)
         return FeatureStore.open(self.output)
+
+    def _fill(
+        self,
+        block: _Block,
+        item: Item | None,
+        others: Iterator[Item],
+        shape: tuple[int, ...],
+        removed: frozenset[str],
+        progress: Progress,
+    ) -> Item | None:
+        """Take a video and the others after it into a block; the first one that it has no room for, or None."""
+        while item is not None and not block.full:
+            reason = ""
+            try:
+                block.add(item.video_id, *self._checked(item, shape, removed))
+            except DataError as error:
+                row = StoreRow.rejected(printable(item.video_id), error.reason, str(error))
+                block.rows.append(removed_row(item.video_id) if error.reason == Reason.REMOVED else row)
+                reason = error.reason.value
+            counted = 1 if self.reader.unit == "videos" or item.features is None else len(item.features)
+            progress.advance(counted, reason=reason)
+            item = next(others, None)
+        return item
 
     def _dim(self, shape: tuple[int, ...]) -> int:
         return int(np.prod(shape)) if self.regions == "flatten" else shape[-1]

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from ...core.cores import use_share_of_cores
 from ...core.engine import start
 from ...core.errors import ExitCode, UsageError
 from ...core.logs import setup_logging
-from ..cores import use_share_of_cores
 from ..store import FeatureStore
 from .applying import Reduction, apply_to_store
 

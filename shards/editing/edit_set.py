@@ -7,12 +7,10 @@ a copy shows its second video), ``rejects.csv`` (a row per video that could not 
 
 from __future__ import annotations
 
-import csv
 import hashlib
-import io
 import json
 import logging
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,6 +18,7 @@ from typing import Any
 from ...core.errors import DataError, ExitCode, Reason, ReelkinError, UsageError
 from ...core.files import publish_json, publish_text
 from ...core.progress import Progress
+from ...core.tables import publish_csv
 from ..sources.inputs import Listing, VideoInput
 from ..sources.listing import list_videos
 from ..video.isolation import ProbePool
@@ -262,18 +261,14 @@ def _write_tables(output: Path, tasks: Sequence[Task], failures: Failures) -> No
         {"source_id": one.video_id, "path": one.name, "reason": failure.reason.value, "detail": failure.detail}
         for one, failure in sorted(failures, key=lambda pair: (pair[0].video_id, pair[0].name))
     ]
-    _publish_csv(output / "rejects.csv", REJECTS_COLUMNS, rejects)
-    _publish_csv(output / "other_segments.csv", OTHER_COLUMNS, others)
-    _publish_csv(output / "edits.csv", EDITS_COLUMNS, edits)
+    publish_csv(output / "rejects.csv", REJECTS_COLUMNS, _ordered(rejects, REJECTS_COLUMNS))
+    publish_csv(output / "other_segments.csv", OTHER_COLUMNS, _ordered(others, OTHER_COLUMNS))
+    publish_csv(output / "edits.csv", EDITS_COLUMNS, _ordered(edits, EDITS_COLUMNS))
 
 
 def _times(segment: Sequence[float]) -> dict[str, str]:
     return {column: f"{value:.6f}" for column, value in zip(SEGMENT_COLUMNS, segment, strict=True)}
 
 
-def _publish_csv(path: Path, columns: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> None:
-    text = io.StringIO()
-    writer = csv.DictWriter(text, columns, lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    publish_text(path, text.getvalue())
+def _ordered(rows: Iterable[Mapping[str, Any]], columns: Sequence[str]) -> Iterator[list[Any]]:
+    return ([row.get(column, "") for column in columns] for row in rows)

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import csv
-import io
 import re
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
 
 from ...core.errors import ReelkinError, UsageError
-from ...core.files import publish_text
 from ...core.progress import Progress
+from ...core.tables import publish_csv
 from ..video.encode import VideoWriter
 from .render import ScenePlan, plan_scene, scene_frames
 
@@ -94,11 +93,7 @@ def write_scenes(config: ScenesConfig) -> list[dict[str, str]]:
                 write_scene(plan, path, *config.pixels, config.fps)
             rows.append({**row, "bytes": str(path.stat().st_size)})
             progress.advance()
-    text = io.StringIO()
-    writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    publish_text(config.output / "scenes.csv", text.getvalue())
+    publish_csv(config.output / "scenes.csv", COLUMNS, ([row[column] for column in COLUMNS] for row in rows))
     return rows
 
 

@@ -5,7 +5,6 @@ Nothing here looks at a feature store; `positives` brings labels and stored vide
 
 from __future__ import annotations
 
-import csv
 import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
@@ -16,6 +15,7 @@ from ...core.config import super_init
 from ...core.errors import ReelkinError, UsageError
 from ...core.ids import read_ids
 from ...core.pickles import load_annotation_pickle
+from ...core.tables import csv_rows
 from .findings import Finding, Findings
 
 PAIR_COLUMNS = (("query", "video"), ("anchor", "positive"))
@@ -175,10 +175,9 @@ def read_copies(path: Path) -> Labels:
         if source_of.setdefault(copy_id, source_id) != source_id:
             findings.add("copies of several sources, a positive of the first only and a negative of none", copy_id)
             overlaps[copy_id, source_id] = None
-    with open(path, encoding="utf-8-sig", newline="") as file:
-        for row in csv.DictReader(file):
-            if other := (row.get("other_source_id") or "").strip():
-                overlaps[str(row["copy_id"]).strip(), other] = None
+    for _, row in csv_rows(path):
+        if other := row.get("other_source_id"):
+            overlaps[row["copy_id"], other] = None
     groups = {video_id: _origin(video_id, source_of) for video_id in members}
     return Labels(source=path.name, groups=groups, overlaps=list(overlaps), findings=findings.listed())
 
@@ -296,19 +295,9 @@ def _rows(
     path: Path, alternatives: tuple[tuple[str, str], ...], may_be_empty: bool = False
 ) -> Iterator[tuple[str, str]]:
     """The two columns of a CSV under the first pair of names that its header has."""
-    try:
-        with open(path, encoding="utf-8-sig", newline="") as file:
-            reader = csv.DictReader(file)
-            header = reader.fieldnames or []
-            columns = next((names for names in alternatives if set(names) <= set(header)), None)
-            if columns is None:
-                wanted = " or ".join(",".join(names) for names in alternatives)
-                raise ReelkinError(f"{path} needs a header with the columns {wanted}; it has {','.join(header)!r}")
-            for row in reader:
-                first, second = ((row[name] or "").strip() for name in columns)
-                if not first or not (second or may_be_empty):
-                    empty = columns[0] if not first else columns[1]
-                    raise ReelkinError(f"{path}, line {reader.line_num}: an empty {empty}")
-                yield first, second
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise ReelkinError(f"cannot read {path} as CSV in UTF-8: {error}") from error
+    for line, row in csv_rows(path, alternatives):
+        columns = next(names for names in alternatives if set(names) <= row.keys())
+        first, second = (row[name] for name in columns)
+        if not first or not (second or may_be_empty):
+            raise ReelkinError(f"{path}, line {line}: an empty {columns[0] if not first else columns[1]}")
+        yield first, second

@@ -17,8 +17,6 @@ against 0.487 for hard edits.
 
 from __future__ import annotations
 
-import os
-import socket
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -28,6 +26,7 @@ import torch
 from torch import nn
 
 from ...core.config import as_dict
+from ...core.cores import share_of_cores
 from ...core.engine import Engine
 from ...core.engine.batch_norm import synchronise_batch_norm
 from ...core.errors import UsageError
@@ -112,7 +111,7 @@ def build(config: TcaRecipe, store: OpenedFeatures, engine: Engine) -> Built:
     Raises:
         UsageError, ReelkinError: a setting does not fit the features, or nothing is left to train on.
     """
-    set_threads(config.threads, engine)
+    torch.set_num_threads(config.threads or share_of_cores())
     labels = config.read_labels()
     held_out, oddities = _held_out(config, store, labels)
     positives = match_labels(
@@ -186,13 +185,6 @@ def identity_of(config: LoopConfig) -> dict[str, Any]:
     """The fields on which the result depends; label files count by content, elsewhere."""
     free = FREE_FIELDS | {*LABEL_FILES, "validate_groups", "validate_pairs", "negatives"}
     return {name: value for name, value in as_dict(config).items() if name not in free}
-
-
-def set_threads(threads: int, engine: Engine) -> None:
-    """Share the machine's cores among its ranks. torchrun would leave one thread each, horovodrun all to everyone."""
-    here = socket.gethostname()
-    ranks = engine.all_gather_object(here, "hosts").count(here)
-    torch.set_num_threads(threads or max(1, len(os.sched_getaffinity(0)) // ranks))
 
 
 def _held_out(

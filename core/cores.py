@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 
-from ..core.engine.environment import read_launch
+from .engine.environment import read_launch
 
 
 def share_of_cores() -> int:
