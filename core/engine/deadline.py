@@ -14,17 +14,30 @@ pause is one tick and does not use up the deadline.
 from __future__ import annotations
 
 import faulthandler
+import json
 import os
 import socket
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
+from ..errors import ReelkinError, UsageError
 from .peers import JOIN_SECONDS, Channel
+
+LAST_WORDS = 1000
+"""Characters of an error that a rank tells the others; more of it stands in its own output."""
+
+FAREWELL_SECONDS = 5.0
+"""How long a rank on its way out waits for rank 0 to take its last words down, and a rank whose deadline is over for
+its own to be written."""
+
+
+class RankLost(ReelkinError):
+    """A collective failed because another rank has ended: a consequence, whose cause that rank knows."""
 
 
 @dataclass
@@ -44,6 +57,10 @@ class Watchdog:
         rank: this process's rank as far as known (for the report).
         size: number of ranks.
         deadline_seconds: longest stay in one collective.
+
+    Attributes:
+        tell: see `Engine.when_others_fail`.
+        farewells: why other ranks left, a sentence each, in the order in which they said so; rank 0 alone is told.
     """
 
     def __init__(self, rank: int, size: int, deadline_seconds: float) -> None:
@@ -52,6 +69,8 @@ class Watchdog:
         self.deadline_seconds = deadline_seconds
         self.extra_seconds = 0.0
         self.channel: Channel | None = None
+        self.tell: Callable[[str, bool], None] = lambda sentence, usage: None
+        self.farewells: dict[int, str] = {}
         self._wait: Wait | None = None
         self._last = ""
         self._left = ""
@@ -72,8 +91,24 @@ class Watchdog:
             self._wait, self._last = outer, label
 
     def leave(self, error: BaseException) -> None:
-        """Note that this rank is on its way out with ``error``; ranks that ask are told."""
-        self._left = f"{type(error).__name__}: {error}"[:500]
+        """Note that this rank is on its way out with ``error``: rank 0 is told now, others when they ask.
+
+        Now, because a launcher that sees this process end may end rank 0 before that can ask.
+        """
+        self._left = f"{type(error).__name__}: {error}"[:LAST_WORDS]
+        if self.channel is None or 0 not in self.channel.peers or not isinstance(error, Exception):
+            return
+        if not isinstance(error, RankLost):
+            text = json.dumps({"rank": self.rank, "left": self._left, "usage": isinstance(error, UsageError)})
+            self.channel.ask("left", [0], FAREWELL_SECONDS, text)
+
+    def farewell(self, text: str) -> None:
+        """Take down what another rank's `leave` told."""
+        said = json.loads(text)
+        rank = int(said["rank"])
+        assert self.channel is not None
+        self.farewells[rank] = f"{self.channel.peers[rank]} left with {said['left']}"
+        self.tell(self.farewells[rank], bool(said["usage"]))
 
     def close(self) -> None:
         """Stop watching and answering. No thread is left that the interpreter's end would have to cut off."""
@@ -107,7 +142,7 @@ class Watchdog:
             peer = self.channel.peers[rank]
             if answer is None:
                 silent.append(rank)
-                sentences.append(f"{peer} does not answer (stopped or gone)")
+                sentences.append(self.farewells.get(rank, f"{peer} does not answer (stopped or gone)"))
             elif answer["left"]:
                 sentences.append(f"{peer} left with {answer['left']}")
             elif wait is None or (answer["label"] and answer["sequence"] == wait.sequence):
@@ -144,6 +179,7 @@ class Watchdog:
             missing = ["every rank is in this collective: the network or the backend hangs"]
         verdict = headline + "".join(f"\n  missing: {sentence}" for sentence in missing)
         _say_with_stacks(f"{verdict}\nending this run; the stacks of this rank:")
+        self._tell_in_time(verdict)
         if self.channel is not None:
             others = [rank for rank in self.channel.peers if rank not in silent]
             self.channel.ask("end", others, patience, verdict)
@@ -156,7 +192,14 @@ class Watchdog:
         """End this process because another rank gave up waiting."""
         if self._ending.acquire(blocking=False):
             _say_with_stacks(f"rank {self.rank} ends because another rank gave up:\n{verdict}\nits stacks:")
+            self._tell_in_time(verdict)
             _exit_hard()
+
+    def _tell_in_time(self, verdict: str) -> None:
+        # The disk on which it is to be written may be what hangs.
+        teller = threading.Thread(target=self.tell, args=(verdict, False), daemon=True)
+        teller.start()
+        teller.join(FAREWELL_SECONDS)
 
 
 def _say(text: str) -> None:

@@ -1,10 +1,11 @@
 """The side channel: how a rank learns where the other ranks are while a collective hangs.
 
 Every rank runs one small TCP responder in a thread of its own. Asked "where", it answers with the collective in which
-its main thread waits; told "end", it ends its process. There is no store in the middle: a store lives in some rank (or
-launcher), and when just that process is stopped or gone, nobody can be asked. With a responder in each rank a stopped
-process does not answer (the kernel may still accept the connection, hence the read has a time limit), a process that is
-gone refuses, and one that is merely slow or lost says so and where it is.
+its main thread waits; told "left", it takes down why the asking rank leaves; told "end", it ends its process. There is
+no store in the middle: a store lives in some rank (or launcher), and when just that process is stopped or gone, nobody
+can be asked. With a responder in each rank a stopped process does not answer (the kernel may still accept the
+connection, hence the read has a time limit), a process that is gone refuses, and one that is merely slow or lost says
+so and where it is.
 
 Ports are chosen by the kernel; ports, addresses and a random token of this run travel once over the backend's own
 collectives when the engine starts. If all ranks share a machine, the responder listens on the loopback only. Each
@@ -127,13 +128,21 @@ class Channel:
         rank: this process's rank.
         position: called for "where"; returns JSON-able values that say where this rank is.
         end: called with a reason for "end"; does not come back.
+        farewell: called with the text of "left", before the answer.
     """
 
-    def __init__(self, rank: int, position: Callable[[], dict[str, Any]], end: Callable[[str], None]) -> None:
+    def __init__(
+        self,
+        rank: int,
+        position: Callable[[], dict[str, Any]],
+        end: Callable[[str], None],
+        farewell: Callable[[str], None] = lambda text: None,
+    ) -> None:
         self.rank = rank
         self.peers: dict[int, Peer] = {}
         self._position = position
         self._end = end
+        self._farewell = farewell
         self._token = ""
         self._socket: socket.socket | None = None
         self._thread: threading.Thread | None = None
@@ -190,6 +199,8 @@ class Channel:
                 nonce, what, text = (str(request.get(key, "")) for key in ("nonce", "what", "text"))
                 if not hmac.compare_digest(_mac(self._token, nonce, what, text), str(request.get("mac", ""))):
                     return
+                if what == "left":
+                    self._farewell(text)
                 body = json.dumps(self._position())
                 reply = {"body": body, "mac": _mac(self._token, nonce, "answer", body)}
                 connection.sendall(json.dumps(reply).encode() + b"\n")
@@ -204,10 +215,10 @@ class Channel:
         """Put one question to several ranks at once.
 
         Args:
-            what: "where" or "end".
+            what: "where", "left" or "end".
             ranks: whom to ask.
             seconds: time limit for all of it together (a little more with many hundreds of silent ranks).
-            text: the reason that goes with "end".
+            text: the reason that goes with "left" and "end".
 
         Returns:
             For each rank its position, or None if it did not answer.

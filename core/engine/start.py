@@ -122,7 +122,7 @@ def _device(wanted: str, local_rank: int, local_size: int) -> torch.device:
 
 
 def _open_channel(engine: Engine, watchdog: Watchdog, launch: Launch) -> Channel:
-    channel = Channel(engine.rank, watchdog.position, watchdog.end)
+    channel = Channel(engine.rank, watchdog.position, watchdog.end, watchdog.farewell)
     machines = engine.all_gather_object(machine_identity(), "machines")
     own = channel.listen(local_only=len(set(machines)) == 1, towards=launch.rendezvous)
     entries = engine.all_gather_object(own, "peers")

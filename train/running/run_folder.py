@@ -8,7 +8,8 @@
     model/                    the trained model, once the run is complete
     outcome.json              exit code, reason, steps; "running" from the start on, so that a killed run shows
 
-Only rank 0 touches it. States are read with ``weights_only=True``: a checkpoint cannot run code.
+Only rank 0 touches it; other ranks' failures reach it through the engine. States are read with ``weights_only=True``: a
+checkpoint cannot run code.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ import platform
 import re
 import shutil
 import subprocess
+import threading
 import time
 from collections.abc import Mapping
 from contextlib import suppress
@@ -64,6 +66,8 @@ class RunFolder:
         self.best = self.path / "best"
         self.announced = False
         self._lock: int | None = None
+        self._ending = threading.RLock()
+        self._ended = False
 
     # -- one run at a time
 
@@ -246,9 +250,24 @@ class RunFolder:
             except ReelkinError as error:
                 log.warning("%s", error)
 
+    def note_failure(self, exit_code: int, reason: str) -> None:
+        """As `write_failure`, of another rank, and before this one feels it; called from another thread.
+
+        The first such word stands, since the next rank's may be its consequence, until this process writes how the run
+        ended; after that none counts.
+        """
+        with self._ending:
+            if not self._ended:
+                self.write_failure(exit_code, reason)
+                self._ended = True
+
     def write_outcome(self, exit_code: int | None, reason: str, **facts: Any) -> None:
         """Say how the run stands; ``exit_code`` None while it is running."""
-        publish_json(self.path / "outcome.json", {"exit_code": exit_code, "reason": reason, **facts})
+        with self._ending:
+            if exit_code is None and self._ended:
+                return
+            self._ended = exit_code is not None
+            publish_json(self.path / "outcome.json", {"exit_code": exit_code, "reason": reason, **facts})
 
 
 def versions() -> dict[str, str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
+import re
 import runpy
 import shutil
 import subprocess
@@ -67,6 +68,14 @@ def test_one_bad_rank_ends_the_run(run_ranks: Callable, tmp_path: Path, launcher
         assert f"rank {victim} ends because another rank gave up" in output and "in misbehave" in output
     if fault == "raise":
         assert "ValueError: this rank has had enough" in output
+    if victim == 1 and fault not in ("kill", "exit"):
+        # Rank 0 has it in hand however it is ended itself.
+        why = (
+            "left with ValueError: this rank has had enough"
+            if fault == "raise"
+            else "over the deadline\\n  missing: rank 1"
+        )
+        assert re.search(rf"^False rank .*{why}", (tmp_path / "told").read_text(), re.DOTALL)
     if fault in ("raise", "exit", "stop"):
         # Where the other rank waits; or the launcher was quicker and ended it before it could say so.
         assert "gradients of step 4" in output or (fault != "stop" and "SIGTERM" in output)

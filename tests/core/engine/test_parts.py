@@ -19,6 +19,7 @@ from torch import nn
 
 from reelkin.core.engine import start
 from reelkin.core.engine.adasum import adasum, adasum_pair
+from reelkin.core.engine.deadline import RankLost, Watchdog
 from reelkin.core.engine.environment import Launch, choose_backend, read_launch
 from reelkin.core.engine.peers import Channel, Peer, machine_identity, process_start
 from reelkin.core.engine.plain import empty_tensors, pack, unpack
@@ -57,6 +58,33 @@ def test_a_peer_says_where_it_is_and_takes_the_word_to_end(pair: Any) -> None:
     assert one.ask("where", [0], 2.0) == {0: {"at": "zero"}}
     zero.ask("end", [1], 2.0, "because")
     assert wait_for(lambda: ended == ["because"])
+
+
+def test_why_a_rank_left_is_taken_down_and_told_before_it_goes_and_consequences_are_not() -> None:
+    told: list[tuple[str, bool]] = []
+    dogs = [Watchdog(rank, 3, 60.0) for rank in range(3)]
+    for rank, dog in enumerate(dogs):
+        dog.tell = lambda reason, usage: told.append((reason, usage))
+        dog.channel = Channel(rank, dog.position, dog.end, dog.farewell)
+    channels = [dog.channel for dog in dogs if dog.channel]
+    entries = [channel.listen(local_only=True, towards="") for channel in channels]
+    for channel in channels:
+        channel.connect(entries, "t")
+    try:
+        dogs[2].leave(UsageError("no such \u00e4 \U0001f600" + 5000 * "\U0001f600"))
+        name = f"rank 2 (host {socket.gethostname()}, pid {os.getpid()})"
+        assert [usage for _, usage in told] == [True]
+        assert told[0][0].startswith(f"{name} left with UsageError: no such \u00e4 \U0001f600")
+        dogs[1].leave(RankLost("rank 1: all_reduce failed"))
+        dogs[1].leave(KeyboardInterrupt())
+        dogs[0].leave(ValueError("its own"))
+        assert len(told) == 1 and list(dogs[0].farewells) == [2]
+        channels[2].close()
+        sentences, silent = dogs[0].missing(None, 2.0)
+        assert sentences[1] == told[0][0] and silent == [2]
+    finally:
+        for dog in dogs:
+            dog.close()
 
 
 def test_a_stranger_without_the_token_is_not_answered_and_ends_nothing(pair: Any) -> None:

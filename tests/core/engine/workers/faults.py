@@ -2,7 +2,8 @@
 
     faults.py OUTPUT DEADLINE FAULT VICTIM
 
-Each rank writes its pid to ``OUTPUT/pid-RANK``; the victim writes the time of its fault to ``OUTPUT/fault``.
+Each rank writes its pid to ``OUTPUT/pid-RANK``; the victim writes the time of its fault to ``OUTPUT/fault``; what the
+engine tells of other ranks' failures goes to ``OUTPUT/told``.
 """
 
 from __future__ import annotations
@@ -37,6 +38,7 @@ def main(output: str, deadline: str, fault: str, victim: str) -> None:
     torch.set_num_threads(1)
     with start(deadline_seconds=float(deadline)) as engine:
         Path(output, f"pid-{engine.rank}").write_text(str(os.getpid()))
+        engine.when_others_fail(lambda reason, usage: Path(output, "told").write_text(f"{usage} {reason}"))
         for _ in range(3):
             engine.all_reduce(torch.ones(4), "good")
         if fault == "slow":
