@@ -15,6 +15,7 @@ from ..core.logs import setup_logging
 from .checkpoint import save_model
 from .data.sources import open_features
 from .recipes import tca, tca_published
+from .recipes.effects import PUBLISHED_RULES, TCA_RULES, Rule, without_effect
 from .recipes.tca import TcaRecipe
 from .recipes.tca_published import TcaPublished
 from .running.forecast import forecast
@@ -32,18 +33,20 @@ class Recipe:
         config: its configuration class; with ``output``, ``backend`` and ``deadline``.
         build: makes its parts.
         example: a command line that runs.
+        rules: which of its flags have an effect when.
         resolve: its configuration in the words of recipe ``tca``, once the ranks are known.
     """
 
     config: type
     build: Callable[..., tca.Built]
     example: str
+    rules: tuple[Rule, ...]
     resolve: Callable[[Any, Engine], TcaRecipe] = lambda config, engine: config
 
 
 RECIPES: dict[str, Recipe] = {
-    "tca": Recipe(TcaRecipe, tca.build, tca.EXAMPLE),
-    "tca-published": Recipe(TcaPublished, tca.build, tca_published.EXAMPLE, TcaPublished.resolve),
+    "tca": Recipe(TcaRecipe, tca.build, tca.EXAMPLE, TCA_RULES),
+    "tca-published": Recipe(TcaPublished, tca.build, tca_published.EXAMPLE, PUBLISHED_RULES, TcaPublished.resolve),
 }
 PUBLISHED_FLAGS = frozenset(
     {"--annotation_path", "--annotation-path", "-ap", "--feature_path", "--feature-path", "-fp"}
@@ -79,14 +82,22 @@ def run(recipe: Recipe, config: Any) -> int:
     folder = RunFolder(config.output)
     with start(config.backend, config.deadline) as engine:
         setup_logging(engine.rank)
+        if not config.dry_run:
+            engine.when_others_fail(lambda reason, usage: folder.note_failure(_failed(usage), reason))
+        if engine.is_main and (idle := without_effect(config, recipe.rules, engine.size)):
+            log.warning("without effect: %s", idle)
         try:
             outcome = _run(recipe, recipe.resolve(config, engine), engine, folder)
         except Exception as error:
             if engine.is_main and not config.dry_run:
-                code = ExitCode.USAGE if isinstance(error, UsageError) else ExitCode.FAILED
-                folder.write_failure(int(code), f"{type(error).__name__}: {error}")
+                code = _failed(usage=isinstance(error, UsageError))
+                folder.write_failure(code, f"{type(error).__name__}: {error}")
             raise
         return int(outcome.exit_code if outcome else ExitCode.OK)
+
+
+def _failed(usage: bool) -> int:
+    return int(ExitCode.USAGE if usage else ExitCode.FAILED)
 
 
 def _run(recipe: Recipe, config: TcaRecipe, engine: Engine, folder: RunFolder) -> Outcome | None:

@@ -268,7 +268,6 @@ def test_each_loss_has_the_temperature_of_its_paper_unless_told() -> None:
     [
         ({"loss": "margin"}, "choose one of info-nce, circle"),
         ({"temperature": 0.0}, "--temperature is 0"),
-        ({"temperature": 0.1, "loss": "circle"}, "no effect on --loss circle"),
         ({"circle_gamma": 0.0}, "--circle-gamma is 0"),
     ],
 )

@@ -218,8 +218,6 @@ def test_no_candidates_are_no_negatives() -> None:
         ({"mining": "topk", "mined_share_end": 1.5}, "--mined-share-end is 1.5"),
         ({"mining": "semi-hard", "mining_margin": 0.0}, "--mining-margin is 0"),
         ({"mining": "distance-weighted", "mining_cutoff": 1.4}, "--mining-cutoff is 1.4"),
-        ({"mined_share_end": 0.0}, "--mining none takes every negative"),
-        ({"mining_from": "background"}, "--mining none takes every negative"),
     ],
 )
 def test_settings_that_make_no_sense_are_refused(fields: dict[str, Any], message: str) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
 import pickle
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -20,6 +19,7 @@ from reelkin.core.config import parse
 from reelkin.core.errors import UsageError
 from reelkin.extract.store import write_store
 from reelkin.train.checkpoint import load_model
+from reelkin.train.recipes.effects import PUBLISHED_RULES, without_effect
 from reelkin.train.recipes.tca_published import TcaPublished
 from reelkin.train.running.run_folder import RunFolder
 from reelkin.train.session import RECIPES, recipe_named, run
@@ -163,16 +163,14 @@ def test_flags_mean_what_they_meant() -> None:
     assert other.resolve(engine_of()).resume == "never"
 
 
-def test_flags_without_effect_are_said_once_and_only_if_given(
-    published: Set, tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    with caplog.at_level(logging.INFO, logger="reelkin.train"):
-        read(SHORT_LINE).resolve(engine_of())
-        said = [text for text in caplog.messages if "without effect" in text]
-        assert len(said) == 1 and said[0].endswith("--num-clusters, --normalize-input, --momentum, --num-readers")
-        caplog.clear()
-        read("-ap a -fp b -mp c").resolve(engine_of())
-        assert not caplog.messages
+def test_flags_without_effect_are_named_only_if_given_and_change_nothing(published: Set, tmp_path: Path) -> None:
+    of_it = "(as published: of NetVLAD, not of TCA); --momentum 0.9 (as published: the optimizer is Adam)"
+    assert without_effect(read(SHORT_LINE), PUBLISHED_RULES, 2) == (
+        f"--num-clusters 256, --normalize-input {of_it}; --num-readers 32 (as published)"
+    )
+    assert without_effect(read("-ap a -fp b -mp c"), PUBLISHED_RULES, 1) == ""
+    alone = without_effect(read("-ap a -fp b -mp c --use-adasum --fp16-allreduce"), PUBLISHED_RULES, 1)
+    assert alone == "--use-adasum, --fp16-allreduce (only with several ranks)"
     # What they say changes nothing: not even the run that is resumed.
     assert train(published.flags(tmp_path / "run", "--stop-after 2")) == 75
     assert train(published.flags(tmp_path / "run", "-nc 64 -ni --momentum 0.5 -nr 3")) == 0

@@ -49,8 +49,6 @@ class LossSettings:
             raise UsageError(f"--loss {self.loss!r} is unknown; choose one of {', '.join(LOSSES)}")
         if self.temperature is not None:
             require_positive(self, "temperature")
-        if self.temperature is not None and self.loss not in TEMPERATURES:
-            raise UsageError(f"--temperature has no effect on --loss {self.loss}; leave it out")
         require_positive(self, "circle_gamma")
         for name in ("circle_margin", "triplet_margin"):
             require_not_negative(self, name)

@@ -69,9 +69,6 @@ class MiningSettings:
         require_positive(self, "mining_margin")
         if not 0 < self.mining_cutoff < EASY_DISTANCE:
             raise UsageError(f"--mining-cutoff is {self.mining_cutoff}; it must be above 0 and below {EASY_DISTANCE}")
-        scheduled = self.mined_share_start != 1 or self.mined_share_end is not None
-        if self.mining == "none" and (scheduled or self.mining_from != "all"):
-            raise UsageError("--mining none takes every negative; choose a --mining, or leave its other flags out")
 
 
 @dataclass(frozen=True)

@@ -37,7 +37,6 @@ prints its score beside mean pooling's.
 
 from __future__ import annotations
 
-import logging
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -49,8 +48,6 @@ from ...core.engine import Engine
 from ...core.errors import UsageError
 from ..running.settings import RunSettings, require_not_negative, require_positive
 from .tca import TcaRecipe
-
-log = logging.getLogger("reelkin.train")
 
 EXAMPLE = (
     "horovodrun -np 2 train/run.py --annotation_path vcdb.pickle --feature_path FEATURES --model_path OUT --neg_num 16 "
@@ -151,28 +148,16 @@ class TcaPublished(RunSettings):
         """The run folder."""
         return self.model_path
 
-    def without_effect(self) -> list[str]:
-        """Flags that were given and change nothing, here as in the published code."""
-        given = {
-            "--num-clusters": self.num_clusters is not None,
-            "--normalize-input": self.normalize_input,
-            "--momentum": self.momentum is not None,
-            "--num-readers": self.num_readers is not None,
-        }
-        return [flag for flag, present in given.items() if present]
-
     def learning_rate_factor(self, engine: Engine) -> int:
         """What the published script multiplies the learning rate by."""
         return engine.adasum_averages if self.use_adasum else engine.size
 
     def resolve(self, engine: Engine) -> TcaRecipe:
-        """The same run in the words of recipe ``tca``; says once which flags change nothing.
+        """The same run in the words of recipe ``tca``.
 
         Raises:
             UsageError: a value is refused.
         """
-        if ignored := self.without_effect():
-            log.info("without effect on TCA, here as in the published code: %s", ", ".join(ignored))
         kept = {field.name: getattr(self, field.name) for field in fields(RunSettings)}
         return TcaRecipe(
             **kept,
