@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+import tracemalloc
 from collections import Counter
 
 import numpy as np
@@ -270,6 +271,42 @@ def test_positives_are_of_the_anchors_group_and_drawn_negatives_of_others_and_di
         drawn = batch.negatives.videos.view(-1, 5)
         assert all(len(set(row)) == 5 for row in drawn.tolist())
         assert (batch.negatives.groups.view(-1, 5) != batch.anchors.groups).all()
+
+
+@pytest.mark.parametrize("wide", [frozenset(), frozenset({"s02"}), frozenset(FEATURES)])
+def test_drawn_negatives_stay_as_they_are_stored_and_are_the_same_numbers(wide: frozenset[str]) -> None:
+    stored = {name: each.astype(np.float32 if name in wide else np.float16) for name, each in FEATURES.items()}
+    whole = {name: each.astype(np.float32) for name, each in stored.items()}
+    found, expected = (builder(batch_size=30) for _ in range(2))
+    found.source, expected.source = Videos(stored), Videos(whole)
+    one, other = parts(found.build(0)), parts(expected.build(0))
+    assert [views.frames.dtype for views in other] == 3 * [torch.float32]
+    assert [views.frames.dtype for views in one] == [
+        torch.float32, torch.float32, torch.float32 if wide else torch.float16
+    ]  # fmt: skip
+    for own, theirs in zip(one, other, strict=True):
+        for got, want in zip(own.padded(), theirs.padded(), strict=True):
+            assert torch.equal(got.to(want.dtype), want)
+
+
+def test_making_a_batch_holds_its_drawn_negatives_once_and_in_half_precision() -> None:
+    source = Videos({f"v{number:02d}": np.ones((200, 256), np.float16) for number in range(40)})
+    positives = match_labels(source.video_ids, None)
+    made = BatchBuilder(
+        source, positives, GlobalSampler(40, 4, 0), rank=0, size=1, seed=0, max_frames=150, edits=None,
+        negatives_per_anchor=16,
+    )  # fmt: skip
+    made.build(0)
+    tracemalloc.start()
+    try:
+        batch = made.build(1)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert batch.negatives is not None
+    held = 64 * 150 * 256 * 2
+    assert batch.negatives.frames.nbytes == held
+    assert peak < 1.6 * held  # the pairs, 8 windows in float32, are a quarter of it
 
 
 def test_dropout_keys_of_a_step_all_differ() -> None:

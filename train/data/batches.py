@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields
 from typing import Literal
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from ...core.config import super_init
 from ...core.errors import ReelkinError, UsageError
@@ -55,7 +56,8 @@ class Views:
     """Edited windows of N videos, their frames one after another; `padded` makes of any of them what a model takes.
 
     Attributes:
-        frames: float32 [F, D], F the sum of ``lengths``.
+        frames: [F, D], F the sum of ``lengths``; float32, or float16 of drawn negatives that are stored so: these are
+            many, and nothing edits them, so that they can stay as they are until the model takes them.
         lengths: int64 [N], each at least 1.
         keys: int64 [N], dropout keys.
         videos, groups: int64 [N] and [N, G], see `masks`.
@@ -77,7 +79,8 @@ class Views:
             rows: int64 [n] numbers of views in the order wanted, or a slice; None takes all.
 
         Returns:
-            Features float32 [n, T, D], lengths int64 [n], dropout keys int64 [n], on the views' device.
+            Features [n, T, D] in the dtype of ``frames``, lengths int64 [n], dropout keys int64 [n], on the views'
+            device.
         """
         rows = slice(None) if rows is None else rows
         ends = self.lengths.cumsum(0)
@@ -163,16 +166,20 @@ class BatchBuilder:
         tags = [str(place) for place in places]
         pairs = [self._pair(step, tag, *pair) for tag, pair in zip(tags, drawn, strict=True)]
         anchors, positives = ([pair[side] for pair in drawn] for side in (0, 1))
+        ones, others = ([pair[side] for pair in pairs] for side in (0, 1))
         return Batch(
             step,
-            self._views(step, "anchor", tags, anchors, [pair[0] for pair in pairs]),
-            self._views(step, "positive", tags, positives, [pair[1] for pair in pairs]),
+            self._views(step, "anchor", tags, anchors, ones, list(map(len, ones))),
+            self._views(step, "positive", tags, positives, others, list(map(len, others))),
             self._negatives(step, places, anchors) if self.negatives_per_anchor else None,
         )
 
     def _pair(self, step: int, tag: str, anchor: int, positive: int) -> tuple[Frames, Frames]:
         """Edited windows of an anchor and its positive."""
-        pair = self._window(step, "anchor", tag, anchor), self._window(step, "positive", tag, positive)
+        pair = (
+            self._window(step, "anchor", tag, anchor).astype(np.float32, copy=False),
+            self._window(step, "positive", tag, positive).astype(np.float32, copy=False),
+        )
         rng = generator(self.seed, "scene", step, tag)
         if rng.uniform() < self.virtual_scenes:
             pair = relocate(*pair, rng)
@@ -190,33 +197,55 @@ class BatchBuilder:
             for place, anchor in zip(places, anchors, strict=True)
             for video in self.positives.draw_negatives(anchor, count, generator(self.seed, "negatives", step, place))
         ]
-        windows = [self._window(step, "negative", tag, video) for tag, video in zip(tags, videos, strict=True)]
-        return self._views(step, "negative", tags, videos, windows)
+        lengths = [min(self.source.num_frames(self.positives.video_ids[video]), self.max_frames) for video in videos]
+        windows = (self._window(step, "negative", tag, video) for tag, video in zip(tags, videos, strict=True))
+        return self._views(step, "negative", tags, videos, windows, lengths)
 
-    def _window(self, step: int, role: str, tag: str, video: int) -> Frames:
-        """A video's frames, or of a long one a random window or random frames; float32 [T, D]."""
+    def _window(self, step: int, role: str, tag: str, video: int) -> NDArray[np.floating]:
+        """A video's frames, or of a long one a random window or random frames; [T, D] as stored."""
         video_id, most = self.positives.video_ids[video], self.max_frames
         length = self.source.num_frames(video_id)
         if length < 1:
             raise ReelkinError(f"{video_id!r} has no frame features; extract it again, or leave it out")
         if length <= most:
-            return np.asarray(self.source.features(video_id), dtype=np.float32)
+            return self.source.features(video_id)
         rng = generator(self.seed, "window", step, role, tag)
         if self.random_sampling:
             chosen = np.sort(rng.integers(0, length, most))
-            return np.asarray(self.source.features(video_id)[chosen], dtype=np.float32)
+            return self.source.features(video_id)[chosen]
         start = int(rng.integers(0, length - most + 1))
-        return np.asarray(self.source.features(video_id, start, start + most), dtype=np.float32)
+        return self.source.features(video_id, start, start + most)
 
     def _views(
-        self, step: int, role: str, tags: Sequence[str], videos: Sequence[int], views: Sequence[Frames]
+        self,
+        step: int,
+        role: str,
+        tags: Sequence[str],
+        videos: Sequence[int],
+        windows: Iterable[NDArray[np.floating]],
+        lengths: Sequence[int],
     ) -> Views:
-        nothing = np.zeros((0, self.source.dim), dtype=np.float32)
         index = np.asarray(videos, dtype=np.int64)
         return Views(
-            frames=torch.from_numpy(np.concatenate([nothing, *views])),
-            lengths=torch.tensor([len(view) for view in views], dtype=torch.int64),
+            frames=torch.from_numpy(packed(windows, sum(lengths), self.source.dim)),
+            lengths=torch.tensor(lengths, dtype=torch.int64),
             keys=torch.tensor([seed_of(self.seed, "dropout", step, role, tag) for tag in tags], dtype=torch.int64),
             videos=torch.from_numpy(index),
             groups=torch.from_numpy(self.positives.groups[index]),
         )
+
+
+def packed(windows: Iterable[NDArray[np.floating]], frames: int, dim: int) -> NDArray[np.floating]:
+    """Windows [T, D] of ``frames`` frames in all, one after another, none of them held twice: [frames, D].
+
+    float16 if all of them are, else float32.
+    """
+    out: NDArray[np.floating] = np.empty((frames, dim), dtype=np.float16)
+    filled = 0
+    for window in windows:
+        if window.dtype != np.float16 and out.dtype == np.float16:
+            narrow, out = out, np.empty((frames, dim), dtype=np.float32)
+            out[:filled] = narrow[:filled]
+        out[filled : filled + len(window)] = window
+        filled += len(window)
+    return out
