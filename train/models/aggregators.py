@@ -1,9 +1,7 @@
 """The aggregators by name: from a video's frame features to one embedding.
 
-Every aggregator is an ``nn.Module`` with ``name``, ``config``, ``out_dim`` (E), ``forward(features [N, T, D], lengths
-[N], keys=None) -> [N, E]`` (unit rows) and ``encode(features, lengths, keys=None) -> [N, T, F]`` (unit rows, zeros past
-the end; F is E or a width of the aggregator's own); ``keys`` are the samples' dropout keys. A new one needs a class, a
-config dataclass with a field ``dim``, and a line in the table.
+Every aggregator is an ``nn.Module`` with the interface of `Aggregator`. A new one needs a class, a config dataclass
+with a field ``dim``, and a line in the table.
 """
 
 from __future__ import annotations
@@ -81,18 +79,33 @@ class AggregatorSettings:
 
 
 class Aggregator(Protocol):
-    """What the rest of the package expects of an aggregator besides being an ``nn.Module``."""
+    """What the rest of the package expects of an aggregator besides being an ``nn.Module``.
+
+    Attributes:
+        name: its key in `AGGREGATORS`.
+        config: its shape.
+        out_dim: E, dimension of a video's embedding.
+
+    Both calls take
+
+        features: [N, T, D] floating point; what stands past a video's end has no influence.
+        lengths: int64 [N], frames of each video, 1 to T.
+        keys: int64 [N], the samples' dropout keys; only used in training mode, and by those that have dropout. Default:
+            drawn from torch's global generator.
+
+    and raise ReelkinError if a video has no frame.
+    """
 
     name: str
     config: Any
     out_dim: int
 
     def forward(self, features: torch.Tensor, lengths: torch.Tensor, keys: torch.Tensor | None = None) -> torch.Tensor:
-        """Video embeddings [N, E]."""
+        """Video embeddings [N, E], rows of unit length."""
         ...
 
     def encode(self, features: torch.Tensor, lengths: torch.Tensor, keys: torch.Tensor | None = None) -> torch.Tensor:
-        """Frame embeddings [N, T, F]."""
+        """Frame embeddings [N, T, F], rows of unit length, zeros past each video's end; F is E or another width."""
         ...
 
 
@@ -115,11 +128,11 @@ class MeanPooling(nn.Module):
         self.out_dim = config.dim
 
     def forward(self, features: torch.Tensor, lengths: torch.Tensor, keys: torch.Tensor | None = None) -> torch.Tensor:
-        """Embeddings [N, D], unit rows, of features [N, T, D] with lengths int64 [N]; raises as `valid_frames`."""
+        """Video embeddings [N, D]; see `Aggregator`."""
         return F.normalize(masked_mean(features, valid_frames(features, lengths)), dim=-1)
 
     def encode(self, features: torch.Tensor, lengths: torch.Tensor, keys: torch.Tensor | None = None) -> torch.Tensor:
-        """The frames themselves [N, T, D], as unit rows, zeros past each video's end."""
+        """The frames themselves [N, T, D], at unit length; see `Aggregator`."""
         return unit_frames(features, valid_frames(features, lengths))
 
 

@@ -72,18 +72,9 @@ class NetVLAD(GatedHead):
             self.conv.bias.copy_(-config.alpha * self.centroids.norm(dim=1))  # type: ignore[union-attr]
 
     def forward(self, features: torch.Tensor, lengths: torch.Tensor, keys: torch.Tensor | None = None) -> torch.Tensor:
-        """Embed videos.
-
-        Args:
-            features: [N, T, D] floating point; what stands past a video's end has no influence.
-            lengths: int64 [N], frames of each video, 1 to T.
-            keys: int64 [N], dropout keys; only used in training mode. Default: drawn from torch's global generator.
-
-        Returns:
-            [N, E], rows of unit length.
+        """Video embeddings [N, E]; see `aggregators.Aggregator`.
 
         Raises:
-            ReelkinError: a video has no frame.
             UsageError: in training mode, one frame or one video on all ranks together.
         """
         valid_NT = valid_frames(features, lengths)
@@ -95,10 +86,9 @@ class NetVLAD(GatedHead):
         return self.embed_clusters(vlad_NKD - self.centroids * weight_NK1, keys)
 
     def encode(self, features: torch.Tensor, lengths: torch.Tensor, keys: torch.Tensor | None = None) -> torch.Tensor:
-        """Frames as the clusters see them, after their batch norm: [N, T, D], unit rows, zeros past each video's end.
+        """Frames as the clusters see them, after their batch norm: [N, T, D]; see `aggregators.Aggregator`.
 
-        Arguments as `forward`. The published code gives cluster descriptors here, which no frame-level similarity can
-        compare.
+        The published code gives cluster descriptors here, which no frame-level similarity can compare.
         """
         valid_NT = valid_frames(features, lengths)
         return padded_frames(F.normalize(self._normed(features[valid_NT]), dim=-1), valid_NT)

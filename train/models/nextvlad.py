@@ -83,18 +83,9 @@ class NeXtVLAD(GatedHead):
         self.centroids = nn.Parameter(torch.rand(config.num_clusters, channels))
 
     def forward(self, features: torch.Tensor, lengths: torch.Tensor, keys: torch.Tensor | None = None) -> torch.Tensor:
-        """Embed videos.
-
-        Args:
-            features: [N, T, D] floating point; what stands past a video's end has no influence.
-            lengths: int64 [N], frames of each video, 1 to T.
-            keys: int64 [N], dropout keys; only used in training mode. Default: drawn from torch's global generator.
-
-        Returns:
-            [N, E], rows of unit length.
+        """Video embeddings [N, E]; see `aggregators.Aggregator`.
 
         Raises:
-            ReelkinError: a video has no frame.
             UsageError: in training mode, one frame or one video on all ranks together.
         """
         valid_NT = valid_frames(features, lengths)
@@ -112,10 +103,9 @@ class NeXtVLAD(GatedHead):
         return self.embed_clusters(vlad_NKC - self.centroids * weight_NK1, keys)
 
     def encode(self, features: torch.Tensor, lengths: torch.Tensor, keys: torch.Tensor | None = None) -> torch.Tensor:
-        """Frames as the clusters see them, expanded: [N, T, X], unit rows, zeros past each video's end.
+        """Frames as the clusters see them, expanded: [N, T, X]; see `aggregators.Aggregator`.
 
-        Arguments as `forward`. The published code gives cluster descriptors here, which no frame-level similarity can
-        compare.
+        The published code gives cluster descriptors here, which no frame-level similarity can compare.
         """
         valid_NT = valid_frames(features, lengths)
         return padded_frames(F.normalize(self._expanded(features[valid_NT]), dim=-1), valid_NT)

@@ -58,26 +58,16 @@ class _Recurrent(nn.Module):
         self.bn1 = SynchronisedBatchNorm(config.dim)
 
     def forward(self, features: torch.Tensor, lengths: torch.Tensor, keys: torch.Tensor | None = None) -> torch.Tensor:
-        """Embed videos.
-
-        Args:
-            features: [N, T, D] floating point; what stands past a video's end has no influence.
-            lengths: int64 [N], frames of each video, 1 to T.
-            keys: int64 [N], dropout keys; only used in training mode. Default: drawn from torch's global generator.
-
-        Returns:
-            [N, E], rows of unit length.
+        """Video embeddings [N, E]; see `aggregators.Aggregator`.
 
         Raises:
-            ReelkinError: a video has no frame.
             UsageError: in training mode, one frame on all ranks together.
         """
         valid_NT = valid_frames(features, lengths)
         return F.normalize(masked_mean(self._outputs(features, valid_NT, keys), valid_NT), dim=-1)
 
     def encode(self, features: torch.Tensor, lengths: torch.Tensor, keys: torch.Tensor | None = None) -> torch.Tensor:
-        """The layers' outputs at each frame [N, T, E]: unit rows, zeros past each video's end. Arguments as
-        `forward`."""
+        """The layers' outputs at each frame [N, T, E]; see `aggregators.Aggregator`."""
         valid_NT = valid_frames(features, lengths)
         return unit_frames(self._outputs(features, valid_NT, keys), valid_NT)
 

@@ -117,25 +117,12 @@ class TCA(nn.Module):
                     nn.init.zeros_(projection.bias)
 
     def forward(self, features: torch.Tensor, lengths: torch.Tensor, keys: torch.Tensor | None = None) -> torch.Tensor:
-        """Embed videos.
-
-        Args:
-            features: [N, T, D] floating point; what stands past a video's end has no influence.
-            lengths: int64 [N], frames of each video, 1 to T.
-            keys: int64 [N], dropout keys of the samples; only used in training mode. Default: drawn from torch's
-                global generator.
-
-        Returns:
-            [N, E], rows of unit length.
-
-        Raises:
-            ReelkinError: a video has no frame.
-        """
+        """Video embeddings [N, E]; see `aggregators.Aggregator`."""
         valid_NT = valid_frames(features, lengths)
         return F.normalize(masked_mean(self._context(features, valid_NT, keys), valid_NT), dim=-1)
 
     def encode(self, features: torch.Tensor, lengths: torch.Tensor, keys: torch.Tensor | None = None) -> torch.Tensor:
-        """Frame embeddings [N, T, E]: rows of unit length, zeros past each video's end. Arguments as `forward`."""
+        """Frame embeddings [N, T, E]; see `aggregators.Aggregator`."""
         valid_NT = valid_frames(features, lengths)
         return unit_frames(self._context(features, valid_NT, keys), valid_NT)
 
