@@ -4,6 +4,7 @@
     python benchmarks/fivr_scale.py
     python benchmarks/fivr_scale.py --videos 20000 --turns 1      # a look
     python benchmarks/fivr_scale.py --command      # evaluate/run.py on a feature store of the same, a frame a video
+    python benchmarks/fivr_scale.py --compare      # evaluate/compare.py of two systems that lack other parts of it
 
 The annotation is the shipped one: 100 queries, 225,960 videos. Embeddings (1024 dimensions, float32) are made, and lie
 nearer to a query the more its labels say that they show the same; they are read from a file that is mapped into memory.
@@ -263,6 +264,38 @@ def measure_command(options: argparse.Namespace, embeddings: Path, folder: Path)
         )
 
 
+def measure_comparison(options: argparse.Namespace, embeddings: Path, folder: Path) -> None:
+    """Print what evaluate/compare.py finds and takes; b compares half of the dimensions, and each lacks some ids."""
+    from measure_command import measure
+
+    from reelkin.core.files import publish_json
+    from reelkin.evaluate.published.benchmarks import read_annotation
+    from reelkin.evaluate.published.embedding_scores import DECIMALS, MatrixScores
+    from reelkin.evaluate.published.publishing import Evaluation, System
+    from reelkin.evaluate.published.saved_scores import write_scores
+    from reelkin.evaluate.published.scoring import evaluate_scores
+    from reelkin.search.similarity import cosine
+
+    annotation = read_annotation("FIVR-200K")
+    ids = database_of(annotation, options.videos)
+    embedding_VD = np.load(embeddings, mmap_mode="r")
+    paths = []
+    for name, dim, first_query, first_video in (("a", options.dim, 0, 1000), ("b", options.dim // 2, 3, 20_000)):
+        queries = annotation.queries[first_query:]
+        rows = [ids.index(query) for query in queries]
+        matrix_QV = cosine(embedding_VD[rows, :dim], embedding_VD[first_video:, :dim])
+        scores = MatrixScores(queries, ids[first_video:], np.round(matrix_QV, DECIMALS, out=matrix_QV))
+        saved = write_scores(folder / f"{name}.safetensors", annotation, scores, 10**10, ordered=False)
+        assert saved is not None
+        print(f"{name}: {saved.bytes:,} bytes of scores", flush=True)
+        system = System(name, "", evaluate_scores(annotation, scores))
+        paths.append(folder / f"{name}.json")
+        publish_json(paths[-1], Evaluation(system, scores=saved).as_json())
+    script = Path(__file__).resolve().parents[1] / "evaluate/compare.py"
+    for _ in range(options.turns):
+        print(json.dumps(measure([sys.executable, str(script), *map(str, paths)])), flush=True)
+
+
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -273,6 +306,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)), help="of ours")
     parser.add_argument("--only-ours", action="store_true")
     parser.add_argument("--command", action="store_true", help="measure evaluate/run.py instead")
+    parser.add_argument("--compare", action="store_true", help="measure evaluate/compare.py instead")
     parser.add_argument("--embeddings", type=Path, help=argparse.SUPPRESS)
     parser.add_argument("--protocol", default="corrected", help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -284,6 +318,9 @@ def main() -> None:
         make_embeddings(embeddings, options.videos, options.dim, seed=0)
         if options.command:
             measure_command(options, embeddings, Path(folder))
+            return
+        if options.compare:
+            measure_comparison(options, embeddings, Path(folder))
             return
         published = None if options.only_ours else Published(embeddings, options.videos)
         for turn in range(options.turns):

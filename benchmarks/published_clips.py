@@ -38,7 +38,7 @@ from reelkin.core.config import parse
 from reelkin.core.files import publish_text
 from reelkin.core.ids import read_ids
 from reelkin.core.tables import read_csv
-from reelkin.evaluate.comparing import CompareConfig, compare
+from reelkin.evaluate.comparing.session import CompareConfig, compare
 from reelkin.evaluate.published.annotation import Annotation
 from reelkin.evaluate.published.benchmarks import DATASETS, read_annotation
 from reelkin.extract.store import FeatureStore, write_store

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 from reelkin.core.config import command, launched_rank, parse
 from reelkin.core.errors import ExitCode
-from reelkin.evaluate.comparing import CompareConfig, compare
+from reelkin.evaluate.comparing.session import CompareConfig, compare
 
 EXAMPLE = "evaluate/compare.py ours/results.json theirs/results.json"
 

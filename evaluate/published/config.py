@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
@@ -12,6 +13,7 @@ from ...core.config import super_init
 from ...core.errors import UsageError
 from .annotation import Annotation
 from .benchmarks import DATASETS, read_annotation
+from .pairs import split_labels
 from .scores import ScoreSettings
 
 EXAMPLE = (
@@ -46,6 +48,9 @@ class PublishedConfig(ScoreSettings):
     output: Path | None = None
     """A .json file or a folder (then FOLDER/results.json); the table, the report and the plots go beside it. Default:
     the figures are printed only."""
+    scores_gb: float = 4.0
+    """Largest file of scores that is written beside the results, in 10^9 bytes (4 bytes a query and video: 0.09 for
+    FIVR-200K): evaluate/compare.py judges two systems on the videos that both have by it. 0: none."""
     shards: Path | None = None
     """Shards of the same videos: for the pictures in the report."""
     examples: int = 6
@@ -72,12 +77,14 @@ class PublishedConfig(ScoreSettings):
         for name in ("bootstrap", "limit", "examples", "seed"):
             if getattr(self, name) < 0:
                 raise UsageError(f"--{name} is {getattr(self, name)}; it must not be negative")
+        if not 0 <= self.scores_gb < math.inf:
+            raise UsageError(f"--scores-gb is {self.scores_gb}; it must be a number of 0 or more")
         if self.shards and not self.output:
             raise UsageError(f"--shards {self.shards} is for the pictures in the report; say where to with --output")
 
     def annotation(self) -> Annotation:
         """The ground truth. Raises as `benchmarks.read_annotation`."""
-        labels = [label.strip() for label in self.positive_labels.split(",") if label.strip()]
+        labels = split_labels(self.positive_labels)
         return read_annotation(self.dataset, self.annotations, positive_labels=labels, judged_only=self.judged_only)
 
     @property

@@ -9,6 +9,7 @@ from typing import Any
 
 from ...search.text import shown
 from .annotation import NAMED, Problem, Source
+from .averages import Floats
 
 FORMAT, VERSION = "reelkin-benchmark", 1
 
@@ -84,6 +85,8 @@ class Outcome:
         curves: by measure.
         problems: all that was found wrong or missing, in the annotation and in the scores.
         facts: what made the scores (model, features, metric), plain values.
+        resampled: of each pooled measure the figure of every resample of the queries (`pooling.draw_weights`), [N]; NaN
+            where no positive was drawn. Empty if no intervals were asked for.
     """
 
     dataset: str
@@ -100,6 +103,7 @@ class Outcome:
     curves: Mapping[str, Curve]
     problems: Sequence[Problem]
     facts: Mapping[str, Any] = field(default_factory=dict)
+    resampled: Mapping[str, Floats] = field(default_factory=dict)
 
     @property
     def coverage(self) -> str:

@@ -23,6 +23,11 @@ _MEANINGS = {
 }
 
 
+def split_labels(text: str) -> list[str]:
+    """Comma-separated labels, each without what stands around it."""
+    return [label.strip() for label in text.split(",") if label.strip()]
+
+
 def read_pairs(
     annotations: str | Path, *, positive_labels: Collection[str] = (), judged_only: bool = False
 ) -> Annotation:

@@ -7,6 +7,7 @@ its copies tie.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -35,7 +36,8 @@ class Pool:
     """One pooled measure. First `collect` every query, then for `num_walks` walks `count` every query and `finish`.
 
     Args:
-        average: EXPECTED, or LAST_FIRST (queries and columns in the reverse of their order).
+        average: EXPECTED, or LAST_FIRST (queries in the reverse of their order, and each one's videos in the reverse of
+            the order in which they are listed).
         weights_NQ: how often each query is drawn; row 0 is all ones, the figure itself.
     """
 
@@ -46,10 +48,11 @@ class Pool:
         self.weights_NQ = weights_NQ
         num_queries = weights_NQ.shape[1]
         self.totals_Q = np.zeros(num_queries)
-        self._found: list[tuple[int, NDArray[np.int64], NDArray[np.floating]]] = []
+        self._found: list[tuple[int, NDArray[np.int64], NDArray[np.int64], NDArray[np.floating]]] = []
         self._gains_N = np.zeros(len(weights_NQ))
         self._hits_N = np.zeros(len(weights_NQ))
         self._curve: list[Groups] = []
+        self._own_gains: list[Floats] = []
         self._counts: NDArray[np.int32] = np.zeros((3, 0, 0), dtype=np.int32)
         self._step = max(1, MAX_COUNTS // max(num_queries, 1))
         self._walk = 0
@@ -57,7 +60,7 @@ class Pool:
     def collect(self, query: int, ranked: Ranked, positives_P: NDArray[np.int64], total: int) -> None:
         """Take note of a query's ranked positives (columns), and of how many it has in all."""
         self.totals_Q[query] = total
-        self._found.append((query, positives_P, ranked.row_V[positives_P]))
+        self._found.append((query, positives_P, ranked.listed(positives_P), ranked.row_V[positives_P]))
 
     @property
     def num_walks(self) -> int:
@@ -73,12 +76,13 @@ class Pool:
 
     def _make_thresholds(self) -> _Thresholds:
         none = np.zeros(0, dtype=np.int64)
-        scores = np.concatenate([scores_P for _, _, scores_P in self._found] or [np.zeros(0, np.float32)])
+        scores = np.concatenate([scores_P for *_, scores_P in self._found] or [np.zeros(0, np.float32)])
         if self.average is Average.EXPECTED:
             return _Thresholds(np.unique(scores)[::-1], none, none)
-        query = np.concatenate([np.full(len(columns_P), q) for q, columns_P, _ in self._found] or [none])
-        column = np.concatenate([columns_P for _, columns_P, _ in self._found] or [none])
-        order = np.lexsort((column, query, scores))[::-1]
+        query = np.concatenate([np.full(len(columns_P), q) for q, columns_P, *_ in self._found] or [none])
+        column = np.concatenate([columns_P for _, columns_P, *_ in self._found] or [none])
+        listed = np.concatenate([listed_P for _, _, listed_P, _ in self._found] or [none])
+        order = np.lexsort((listed, query, scores))[::-1]
         return _Thresholds(scores[order], query[order], column[order])
 
     def count(self, query: int, ranked: Ranked, positives_P: NDArray[np.int64]) -> None:
@@ -110,16 +114,23 @@ class Pool:
             gains_NG = expected_gains(before_NG, size_NG, hits_NG, self._hits_N[:, None])
             self._gains_N += gains_NG.sum(axis=1)
             self._hits_N += hits_NG.sum(axis=1)
+            self._own_gains.append(gains_NG[0].copy())
             # copies: a view would keep all resamples
             self._curve.append(Groups(before_NG[0].copy(), size_NG[0].copy(), hits_NG[0].copy()))
         self._walk += 1
 
     @property
     def values_N(self) -> Floats:
-        """The figure, then that of each resample; NaN where no positive was drawn."""
+        """The figure, then that of each resample; NaN where no positive was drawn.
+
+        The figure is the same to the last bit for any number of resamples, which sets how many thresholds are taken at
+        a time: its sum is rounded once.
+        """
         totals_N = self.weights_NQ @ self.totals_Q
+        gains_N = self._gains_N.copy()
+        gains_N[0] = math.fsum(gain for gains_G in self._own_gains for gain in gains_G.tolist())
         with np.errstate(invalid="ignore"):
-            return np.where(totals_N > 0, np.minimum(self._gains_N / totals_N, 1.0), np.nan)
+            return np.where(totals_N > 0, np.minimum(gains_N / totals_N, 1.0), np.nan)
 
     @property
     def curve(self) -> tuple[Groups, NDArray[np.floating]]:

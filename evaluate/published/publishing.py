@@ -14,6 +14,7 @@ from typing import Any
 from ...core.errors import ReelkinError
 from .annotation import Annotation
 from .outcome import Outcome
+from .saved_scores import SavedFile
 
 COLUMNS = (
     *("system", "measure", "query", "group", "ap", "num_positives"),
@@ -48,6 +49,7 @@ class Evaluation:
         groups: what each query belongs to (EVVE: its event).
         database_sha256: of the ids of the videos that were ranked.
         config: the resolved configuration, JSON values.
+        scores: the file of its scores; None if there is none.
     """
 
     system: System
@@ -55,12 +57,14 @@ class Evaluation:
     groups: Mapping[str, str] = field(default_factory=dict)
     database_sha256: str = ""
     config: Mapping[str, Any] = field(default_factory=dict)
+    scores: SavedFile | None = None
 
     def as_json(self) -> dict[str, Any]:
         """The content of results.json."""
         return {
             **self.system.outcome.as_json(),
             "database_sha256": self.database_sha256,
+            "scores_file": None if self.scores is None else vars(self.scores),
             "system": {"name": self.system.name, "description": self.system.description},
             "baselines": {system.name: _baseline_json(system) for system in self.baselines},
             "config": dict(self.config),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -19,10 +19,18 @@ class Ranked:
     Args:
         row_V: scores of all columns; NaN where there is none.
         candidates_V: which columns the protocol ranks.
+        listed_V: the place at which the scores list each column for this query, where the order of ties counts; None:
+            they list them in the order of the columns.
     """
 
-    def __init__(self, row_V: NDArray[np.floating], candidates_V: NDArray[np.bool_]) -> None:
+    def __init__(
+        self,
+        row_V: NDArray[np.floating],
+        candidates_V: NDArray[np.bool_],
+        listed_V: NDArray[np.integer] | None = None,
+    ) -> None:
         self.row_V = row_V
+        self.listed_V = listed_V
         self.mask_V: NDArray[np.bool_] = candidates_V & ~np.isnan(row_V)
         self.num_unscored = int(np.count_nonzero(candidates_V)) - int(np.count_nonzero(self.mask_V))
 
@@ -51,20 +59,28 @@ class Ranked:
         return above_G, from_G
 
     def places(self, columns_P: NDArray[np.int64], *, last_first: bool) -> NDArray[np.int64]:
-        """Place (from 0) of ranked columns when ties are in the order of columns, or in its reverse."""
+        """Place (from 0) of ranked columns when ties are in the order in which they are listed, or in its reverse."""
         scores_P = self.row_V[columns_P]
         above_P, from_P = self.num_above(scores_P), self.num_from(scores_P)
         if np.array_equal(from_P, above_P + 1):
             return above_P
-        # place in a rising stable sort, in which equal scores are in the order of columns
+        # place in a rising stable sort, in which equal scores are in the order in which they are listed
         rising_P = self._rising_places[np.cumsum(self.mask_V)[columns_P] - 1]
         if last_first:
             return len(self.rising_R) - 1 - rising_P
         return above_P + rising_P - (len(self.rising_R) - from_P)
 
+    def listed(self, columns_P: NDArray[np.int64]) -> NDArray[np.int64]:
+        """At which place the scores list each of some columns for this query."""
+        return columns_P if self.listed_V is None else self.listed_V[columns_P].astype(np.int64)
+
     @cached_property
     def _rising_places(self) -> NDArray[np.int64]:
-        order_R = np.argsort(self.row_V[self.mask_V], kind="stable")
+        row_R = self.row_V[self.mask_V]
+        if self.listed_V is None:
+            order_R = np.argsort(row_R, kind="stable")
+        else:
+            order_R = np.lexsort((self.listed_V[self.mask_V], row_R))
         places_R = np.empty(len(order_R), dtype=np.int64)
         places_R[order_R] = np.arange(len(order_R))
         return places_R
@@ -126,7 +142,7 @@ def average_precision(groups: Groups, total: int, average: Average) -> float:
     return min(float(gains.sum()) / total, 1.0)
 
 
-def columns_of(ids: Sequence[str] | frozenset[str], columns: dict[str, int]) -> NDArray[np.int64]:
+def columns_of(ids: Sequence[str] | frozenset[str], columns: Mapping[str, int]) -> NDArray[np.int64]:
     """Columns of those ids that have one, rising."""
     return np.sort(np.array([columns[video_id] for video_id in ids if video_id in columns], dtype=np.int64))
 

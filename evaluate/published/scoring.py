@@ -5,7 +5,7 @@ The first walk over the rows gives what stands for each query, further ones the 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -31,7 +31,8 @@ CURVE_POINTS = 500
 class Scores(Protocol):
     """Similarities of queries and videos; larger is more similar.
 
-    Their ``problems`` and ``facts``, if they have any, go into the outcome.
+    Their ``problems`` and ``facts``, if they have any, go into the outcome. ``listed(query)``, if they have it, is the
+    place [V] at which a query's row lists each column, which orders ties under legacy; None: the order of the columns.
     """
 
     @property
@@ -60,22 +61,25 @@ class _State:
 class _Walk:
     """One query's row and what it takes to rank it, shared by the measures that rank the same videos."""
 
-    def __init__(self, row_V: NDArray[np.floating], known_V: NDArray[np.bool_], columns: dict[str, int]) -> None:
+    def __init__(
+        self,
+        row_V: NDArray[np.floating],
+        known_V: NDArray[np.bool_],
+        columns: dict[str, int],
+        listed_V: NDArray[np.integer] | None,
+    ) -> None:
         self.row_V = row_V
         self.known_V = known_V
         self.columns = columns
+        self.listed_V = listed_V
         self._ranked: dict[tuple[frozenset[str] | None, frozenset[str]], Ranked] = {}
 
     def ranked(self, judged: Judged) -> Ranked:
         """The ranking of the videos that ``judged`` wants ranked."""
         key = (judged.candidates, judged.removed)
         if key not in self._ranked:
-            mask_V = self.known_V.copy()
-            if judged.candidates is not None:
-                mask_V[:] = False
-                mask_V[columns_of(judged.candidates, self.columns)] = True
-            mask_V[columns_of(judged.removed, self.columns)] = False
-            self._ranked[key] = Ranked(self.row_V, mask_V)
+            mask_V = wanted(judged, self.known_V, self.columns)
+            self._ranked[key] = Ranked(self.row_V, mask_V, self.listed_V)
         return self._ranked[key]
 
     def positives(self, judged: Judged, ranked: Ranked) -> NDArray[np.int64]:
@@ -178,6 +182,7 @@ class _Evaluation:
     def _walks(self) -> Iterator[tuple[int, str, _Walk]]:
         given = [self.scores.queries[self.row_of[query]] for query in self.queries]
         size = len(self.scores.database)
+        listed = getattr(self.scores, "listed", None) if self.protocol == "legacy" else None
         for place, (query, row) in enumerate(zip(self.queries, self.scores.rows(given), strict=True)):
             row_V = np.asarray(row)
             if row_V.shape != (size,) or not np.issubdtype(row_V.dtype, np.floating):
@@ -185,7 +190,8 @@ class _Evaluation:
                     f"the scores of query {query!r} are {row_V.dtype} of shape {row_V.shape}; expected real numbers of "
                     f"shape ({size},)"
                 )
-            yield place, query, _Walk(row_V, self.known_V, self.columns)
+            listed_V = None if listed is None else listed(given[place])
+            yield place, query, _Walk(row_V, self.known_V, self.columns, listed_V)
 
     def _first_look(self, state: _State, place: int, query: str, walk: _Walk) -> None:
         measure = state.measure
@@ -271,6 +277,11 @@ class _Evaluation:
             curves=curves,
             problems=(*self.annotation.problems, *getattr(self.scores, "problems", ()), *self.log.problems),
             facts=getattr(self.scores, "facts", {}),
+            resampled={
+                state.measure.name: state.pool.values_N[1:]
+                for state in self.states
+                if state.pool is not None and self.num_resamples
+            },
         )
 
     def _by_group(self, state: _State) -> dict[str, tuple[float | None, tuple[float, float] | None]]:
@@ -285,6 +296,16 @@ class _Evaluation:
             return None, None
         mean, low, high = mean_with_interval(values, self.seed, num_resamples=max(self.num_resamples, 1))
         return mean, (low, high)
+
+
+def wanted(judged: Judged, known_V: NDArray[np.bool_], columns: Mapping[str, int]) -> NDArray[np.bool_]:
+    """Which columns are to be ranked: of those of the database (``known_V``) what ``judged`` says."""
+    mask_V = known_V.copy()
+    if judged.candidates is not None:
+        mask_V[:] = False
+        mask_V[columns_of(judged.candidates, columns)] = True
+    mask_V[columns_of(judged.removed, columns)] = False
+    return mask_V
 
 
 def _pooled(pool: Pool) -> tuple[float | None, tuple[float, float] | None]:

@@ -27,6 +27,7 @@ from .measures import Present
 from .outcome import Outcome
 from .protocols import make_measures
 from .publishing import Evaluation, System, check_writable, hash_of_ids
+from .saved_scores import SavedFile, write_scores
 from .scores import Videos, open_videos
 from .scoring import LOST, Scores, evaluate_scores
 from .similarity_file import FileScores, read_similarities
@@ -189,8 +190,18 @@ class _Session:
             queries_name=queries.name,
         )
         publish_text(queries, evaluation.queries_csv())
-        publish_json(results, evaluation.as_json())
-        return [results, queries, report, *(curves if panels else []), *figures]
+        saved = self._save(beside("scores.safetensors"), scores)
+        publish_json(results, replace(evaluation, scores=saved).as_json())
+        kept = [] if saved is None else [results.with_name(saved.name)]
+        return [results, queries, report, *kept, *(curves if panels else []), *figures]
+
+    def _save(self, path: Path, scores: FileScores | MatrixScores) -> SavedFile | None:
+        """The scores, for comparisons; none if they are not wanted."""
+        config = self.config
+        if not config.scores_gb:
+            return None
+        ordered = config.protocol == "legacy"
+        return write_scores(path, self.annotation, scores, int(config.scores_gb * 1e9), ordered=ordered)
 
 
 def first_queries(given: Sequence[str], annotation: Annotation, limit: int) -> tuple[str, ...]:

@@ -1,4 +1,5 @@
-"""Two results side by side: differences as worked by hand and by an independent bootstrap, and what is refused."""
+"""Two results without their scores, side by side: differences as worked by hand and by an independent bootstrap, and
+what is refused."""
 
 from __future__ import annotations
 
@@ -11,7 +12,8 @@ import pytest
 
 from reelkin.core.errors import ReelkinError, UsageError
 from reelkin.evaluate.compare import main
-from reelkin.evaluate.comparing import CompareConfig, Comparison, compare
+from reelkin.evaluate.comparing.comparison import Comparison
+from reelkin.evaluate.comparing.session import CompareConfig, compare
 from reelkin.evaluate.published.benchmarks import read_annotation
 from reelkin.evaluate.published.embedding_scores import MatrixScores
 from reelkin.evaluate.published.scoring import evaluate_scores
@@ -86,8 +88,9 @@ def test_only_common_queries_count_and_the_others_are_named(tmp_path: Path) -> N
     assert found.num_queries == 26
     assert found.a == pytest.approx(np.mean([ours[query] for query in QUERIES[4:]]))
     assert any("4 queries of mAP are in a only, and left out: 'q0', 'q1', 'q2', 'q3'" in x for x in comparison.notes)
-    assert comparison.notes[-1].startswith("uAP: of all queries and positives that each has")
-    assert not compare(CompareConfig(a=a, b=a)).notes
+    assert comparison.notes[-2].startswith("uAP: of all queries and positives that each has")
+    (note,) = compare(CompareConfig(a=a, b=a)).notes
+    assert note.startswith("compared by the figures that each has, not judged again on what both have: a names no file")
 
 
 def test_other_databases_are_said_and_queries_that_lost_positives_left_out(tmp_path: Path) -> None:

@@ -137,6 +137,7 @@ def test_what_is_written_is_what_the_library_finds(world: World, tmp_path: Path)
         "results.json",
         "queries.csv",
         "report.html",
+        "scores.safetensors",
         *(f"{a}.{b}" for a in ("curves", "figures") for b in ("svg", "png")),
     }
     assert {path.name for path in tmp_path.iterdir()} == names
@@ -151,6 +152,7 @@ def test_several_systems_can_lie_in_one_folder_and_be_compared(world: World, tmp
     }
     ran = run_here(compare, tmp_path / "tca.json", tmp_path / "frames.json")
     assert ran.code == ExitCode.OK and "mAP" in ran.said and "not in the same" not in ran.said
+    assert ran.said.count("[6 of 7 queries, 42 of 43 videos in both]") == len(ran.said.splitlines())
 
 
 def test_best_answers_are_those_of_the_plain_ranking(world: World, tmp_path: Path) -> None:
