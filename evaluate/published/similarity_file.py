@@ -39,8 +39,20 @@ JSON_FORM = "{query: {video: similarity}}"
 NPZ_FORM = "an .npz file with queries [Q] and database [V] (text) and similarities [Q, V] (numbers)"
 UNSCORED = "leave out pairs that have no score"
 
+NO_JSON = {
+    b"\xff\xfe": "is UTF-16 or UTF-32; write it as UTF-8",
+    b"\xfe\xff": "is UTF-16; write it as UTF-8",
+    b"\x1f\x8b": "is packed by gzip; unpack it first (gunzip)",
+    b"PK": "is a zip archive; if it is an .npz file, name it so, else unpack it first",
+    b"\xfd7zXZ": "is packed by xz; unpack it first (unxz)",
+    b"(\xb5/\xfd": "is packed by zstd; unpack it first (unzstd)",
+    b"BZh": "is packed by bzip2; unpack it first (bunzip2)",
+}
+"""What a file is that begins so."""
+UTF8_MARK = b"\xef\xbb\xbf"
+
 Columns = NDArray[np.int32]
-Values = NDArray[np.float32]
+Values = NDArray[np.float32] | NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -61,12 +73,22 @@ class FileScores:
     problems: tuple[Problem, ...] = ()
 
     def rows(self, queries: Sequence[str]) -> Iterator[Values]:
-        """A row float32 [V] for each of ``queries``, NaN where the file has no score. Raises KeyError."""
+        """A row [V] for each of ``queries``, NaN where the file has no score: float32 if that holds its scores as they
+        are, else float64. Raises KeyError."""
         for query in queries:
             columns, values = self._rows[query]
-            row_V = np.full(len(self.database), np.nan, dtype=np.float32)
+            row_V = np.full(len(self.database), np.nan, dtype=values.dtype)
             row_V[slice(len(values)) if columns is None else columns] = values
             yield row_V
+
+    def listed(self, query: str) -> Columns | None:
+        """The place at which the file lists each column for a query [V]; None: in the order of the columns."""
+        columns, _ = self._rows[query]
+        if columns is None:
+            return None
+        listed_V = np.full(len(self.database), len(columns), dtype=np.int32)
+        listed_V[columns] = np.arange(len(columns), dtype=np.int32)
+        return listed_V
 
 
 def read_similarities(path: str | Path, max_bytes: int = 8 * 10**9) -> FileScores:
@@ -74,7 +96,8 @@ def read_similarities(path: str | Path, max_bytes: int = 8 * 10**9) -> FileScore
 
     Args:
         path: JSON ``{query: {video: similarity}}`` (a query need not have all videos), or an ``.npz`` file with
-            ``queries`` [Q] and ``database`` [V] (text) and ``similarities`` [Q, V] (floating point).
+            ``queries`` [Q] and ``database`` [V] (text) and ``similarities`` [Q, V] (floating point). Scores are kept
+            as they are: rounded, different ones could tie.
         max_bytes: bound on what is held; the file itself may be larger.
 
     Raises:
@@ -123,6 +146,7 @@ class _JsonReader:
         shown = Progress(self.size // 10**6, "MB", "similarities") if large else nullcontext()
         with open(self.path, "rb") as file, shown as progress:
             hashed = _Hashed(file, progress)
+            self._begin(file, hashed)
             try:
                 self._queries(ijson.basic_parse(hashed, use_float=True, buf_size=BUFFER_BYTES))
             except ijson.JSONError as error:
@@ -131,10 +155,22 @@ class _JsonReader:
                     f"is no valid JSON after {self.place} ({said}): it is cut off or damaged, or holds NaN or "
                     f"Infinity, which JSON does not have; {UNSCORED}"
                 )
+            except UnicodeDecodeError:
+                self._refuse(f"is no valid UTF-8 after {self.place}: an id there has bytes that are no text")
             facts = {"similarities": self.path.name, "bytes": self.size, "sha256": hashed.digest.hexdigest()}
         if not self.found:
             self._refuse(f"holds no query; expected {JSON_FORM}")
         return FileScores(tuple(self.found), tuple(self.columns), facts, self.found)
+
+    def _begin(self, file: IO[bytes], hashed: _Hashed) -> None:
+        """Refuse, by its first bytes, what is no plain JSON; pass over a mark of UTF-8. Raises UsageError."""
+        begins = file.read(8)
+        file.seek(0)
+        for mark, what in NO_JSON.items():
+            if begins.startswith(mark):
+                self._refuse(what)
+        if begins.startswith(UTF8_MARK):
+            hashed.read(len(UTF8_MARK))
 
     def _refuse(self, text: str) -> NoReturn:
         raise UsageError(f"--similarities {self.path} ({self.size:,} bytes) {text}")
@@ -184,15 +220,14 @@ class _JsonReader:
     def _checked(self, query: str, columns: Columns, exact: NDArray[np.float64]) -> tuple[Columns | None, Values]:
         if not len(columns):
             self._refuse(f"has no score for the query {query!r}; leave such queries out")
-        with np.errstate(over="ignore"):
-            values = exact.astype(np.float32)
-        bad = ~np.isfinite(values)
+        bad = ~np.isfinite(exact)
         if bad.any():
             videos = self._named(columns[bad])
             self._refuse(
-                f"holds {int(bad.sum())} scores of query {query!r} that are no finite float32: of {some_of(videos)}; "
+                f"holds {int(bad.sum())} scores of query {query!r} that are no finite numbers: of {some_of(videos)}; "
                 f"{UNSCORED}"
             )
+        values = _smallest(exact)
         kept, counts = np.unique(columns, return_counts=True)
         if len(kept) < len(columns):
             videos = self._named(kept[counts > 1])
@@ -201,7 +236,7 @@ class _JsonReader:
                 "must have one"
             )
         in_order = bool((columns == np.arange(len(columns), dtype=np.int32)).all())
-        self.held += 4 * len(columns) * (1 if in_order else 2)
+        self.held += values.nbytes + (0 if in_order else columns.nbytes)
         self._check_memory(0)
         return (None if in_order else columns.copy()), values
 
@@ -215,8 +250,15 @@ class _JsonReader:
             self._refuse(
                 f"holds similarities that need over {needed / 1e9:.2g} GB (up to {self.place}), and --max-memory-gb is "
                 f"{self.max_bytes / 1e9:.3g}; raise that, leave out the videos that the annotation does not name, or "
-                f"give {NPZ_FORM}, which needs 4 bytes a pair"
+                f"give {NPZ_FORM}, of float32, which needs 4 bytes a pair"
             )
+
+
+def _smallest(exact: NDArray[np.float64]) -> Values:
+    """The same numbers as float32 if that has them all, as what float32 systems write, else as they are."""
+    with np.errstate(over="ignore"):
+        values = exact.astype(np.float32)
+    return values if np.array_equal(values, exact) else exact.copy()
 
 
 def _what(event: str, value: Any) -> str:
@@ -258,13 +300,13 @@ def _read_npz(path: Path, size: int, max_bytes: int) -> FileScores:
         if repeated := [video_id for video_id, count in Counter(ids).items() if count > 1]:
             refuse(f"names {len(repeated)} ids of {name} more than once: {some_of(repeated)}")
     with np.errstate(over="ignore"):
-        value_QV = exact_QV.astype(np.float32, copy=False)
+        value_QV = exact_QV.astype(np.float32 if exact_QV.dtype.itemsize <= 4 else np.float64, copy=False)
     for query, row_V in zip(queries, value_QV, strict=True):
         bad = np.flatnonzero(~np.isfinite(row_V))
         if len(bad):
             videos = [database[column] for column in bad[:11]]
             refuse(
-                f"holds {len(bad)} scores of query {query!r} that are no finite float32: of {some_of(videos)}; pairs "
+                f"holds {len(bad)} scores of query {query!r} that are no finite numbers: of {some_of(videos)}; pairs "
                 "without a score can be left out of the JSON form"
             )
     if not queries or not database:

@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from reelkin.evaluate.published.annotation import Annotation
 
 Similarities = dict[str, dict[str, float]]
-"""By query and video, in the order of the scores' columns; a pair without a score is not there."""
+"""By query and video, in the order in which the scores list them; a pair without a score is not there."""
 Figures = dict[str, float | None]
 
 FIVR = {"DSV": ("ND", "DS"), "CSV": ("ND", "DS", "CS"), "ISV": ("ND", "DS", "CS", "IS")}
@@ -210,8 +210,8 @@ class Brute:
             if not with_query:
                 positives -= {query}
             total += len(positives)
-            for video_id in self.db:
-                if video_id != query and video_id in row and self.ranked_for(query, video_id):
+            for video_id in row:
+                if video_id != query and video_id in self.db and self.ranked_for(query, video_id):
                     pool.append((row[video_id], video_id in positives))
         return ordered_precision_sum(rising_reversed(pool)) / total if total else None
 
@@ -261,7 +261,7 @@ class Brute:
         for query, row in self.sims.items():
             positives = self.listed(query, ["event"]) & set(self.db)
             total += len(positives)
-            pool += [(row[v], v in positives) for v in self.db if v in row]
+            pool += [(row[v], v in positives) for v in row if v in self.db]
         return ordered_precision_sum(rising_reversed(pool)) / total if total else None
 
     def legacy_svd(self) -> Figures:
@@ -276,6 +276,6 @@ class Brute:
         aps = []
         for query, row in self.sims.items():
             positives = self.listed(query, ["positive"]) & set(self.db)
-            pairs = [(row[v], v in positives) for v in self.db if v != query and v in row and self.ranked_for(query, v)]
+            pairs = [(row[v], v in positives) for v in row if v != query and v in self.db and self.ranked_for(query, v)]
             aps.append(ordered_precision_sum(rising_reversed(pairs)) / len(positives) if positives else None)
         return {"mAP": mean(aps), "uAP": self.reversed_pool(["positive"], with_query=True)}
