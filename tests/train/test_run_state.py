@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import random
@@ -330,3 +331,36 @@ def test_a_line_of_metrics_that_does_not_fit_leaves_no_part_of_it(small: Path) -
             folder.log_metrics({"step": step, "note": "a" * 100})
     lines = (small / "run" / "metrics.jsonl").read_text().splitlines()
     assert [json.loads(line)["step"] for line in lines] == list(range(1, len(lines) + 1)) and lines
+
+
+# -- nothing is begun again over what is left of a run
+
+
+@pytest.mark.parametrize("loss", ["all damaged", "all deleted"])
+def test_a_run_whose_checkpoints_are_lost_is_not_begun_again_over_its_results(
+    data: Data, tmp_path: Path, loss: str
+) -> None:
+    config = recipe(data, tmp_path, hold_out=0.2, validate_every=2)
+    assert train(config) == ExitCode.OK
+    before = {name: (tmp_path / name).read_bytes() for name in ("metrics.jsonl", "best/model.safetensors")}
+    if loss == "all deleted":
+        shutil.rmtree(tmp_path / "checkpoints")
+    else:
+        for state in (tmp_path / "checkpoints").glob("*/state.pt"):
+            state.write_bytes(state.read_bytes()[:-1])
+    for resume in ("auto", "never"):
+        with pytest.raises(ReelkinError, match=r"had checkpoints \(step-000009.*none of them is there and whole"):
+            train(dataclasses.replace(config, resume=resume))
+    assert {name: (tmp_path / name).read_bytes() for name in before} == before
+    (tmp_path / "LAST").unlink()
+    shutil.rmtree(tmp_path / "checkpoints", ignore_errors=True)
+    assert train(config) == ExitCode.OK
+
+
+@pytest.mark.parametrize("name", ["LAST", "metrics.jsonl"])
+def test_what_cannot_be_read_of_a_run_folder_is_said_in_a_line(data: Data, tmp_path: Path, name: str) -> None:
+    train(recipe(data, tmp_path, stop_after=2))
+    (tmp_path / name).unlink()
+    (tmp_path / name).mkdir()
+    with pytest.raises(ReelkinError, match=rf"cannot read .*{name}: Is a directory"):
+        train(recipe(data, tmp_path))

@@ -151,15 +151,33 @@ class RunFolder:
         return folder
 
     def last_checkpoint(self) -> Path | None:
-        """The newest complete checkpoint: the one that LAST names, else the newest whose files match COMPLETE."""
-        pointer = self.path / "LAST"
-        named = [pointer.read_text(errors="replace").strip()] if pointer.exists() else []
-        newest = [f"step-{step:06d}" for step in reversed(self._steps())]
-        for name in dict.fromkeys(named + newest):
+        """The newest complete checkpoint: the one that LAST names, else the newest whose files match COMPLETE; None
+        where none was ever published.
+
+        Raises:
+            ReelkinError: there were checkpoints and none is whole: to begin again would overwrite what is left.
+        """
+        names = dict.fromkeys(self._named() + [f"step-{step:06d}" for step in reversed(self._steps())])
+        for name in names:
             if _STEP.fullmatch(name) and self._is_complete(self.checkpoints / name):
                 return self.checkpoints / name
             log.warning("%s is damaged or incomplete; looking for an older checkpoint", self.checkpoints / name)
+        if names:
+            raise ReelkinError(
+                f"{self.path} had checkpoints ({', '.join(names)}), and none of them is there and whole. Put a copy "
+                f"back, or give another --output; to train from the start in this folder, remove {self.path / 'LAST'} "
+                f"and {self.checkpoints}"
+            )
         return None
+
+    def _named(self) -> list[str]:
+        """What LAST says: one name, or none."""
+        try:
+            return [(self.path / "LAST").read_text(errors="replace").strip()[:100]]
+        except FileNotFoundError:
+            return []
+        except OSError as error:
+            raise ReelkinError(f"cannot read {self.path / 'LAST'}: {error.strerror}; remove it") from error
 
     @staticmethod
     def read_meta(folder: Path) -> dict[str, Any]:
@@ -169,8 +187,11 @@ class RunFolder:
     def _steps(self) -> list[int]:
         if not self.checkpoints.is_dir():
             return []
-        found = (_STEP.fullmatch(entry.name) for entry in self.checkpoints.iterdir() if (entry / "COMPLETE").is_file())
-        return sorted(int(match[1]) for match in found if match)
+        try:
+            entries = [entry.name for entry in self.checkpoints.iterdir() if (entry / "COMPLETE").is_file()]
+        except OSError as error:
+            raise ReelkinError(f"cannot read {self.checkpoints}: {error.strerror}") from error
+        return sorted(int(match[1]) for name in entries if (match := _STEP.fullmatch(name)))
 
     @staticmethod
     def _is_complete(folder: Path) -> bool:
@@ -211,7 +232,10 @@ class RunFolder:
     def metrics(self) -> list[dict[str, Any]]:
         """All rows of metrics.jsonl; lines that are none, such as a last one cut off by a crash, are passed over."""
         path = self.path / "metrics.jsonl"
-        text = path.read_text(encoding="utf-8", errors="replace") if path.exists() else ""
+        try:
+            text = path.read_text(encoding="utf-8", errors="replace") if path.exists() else ""
+        except OSError as error:
+            raise ReelkinError(f"cannot read {path}: {error.strerror}; make it readable, or move it away") from error
         rows: list[dict[str, Any]] = []
         for line in text.splitlines():
             try:
