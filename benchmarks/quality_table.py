@@ -1,40 +1,28 @@
-"""The tables of train_quality.py: means over seeds and queries, and what of a difference chance may explain."""
+"""The tables of train_quality.py: means over queries, splits and seeds, and what of a difference chance may explain."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy import stats
 
 from reelkin.core.metrics import mean_with_interval
 
 Scores = dict[str, dict[str, dict[str, float]]]
 """Average precision by level (video, frame), strength and query."""
+Runs = Mapping[tuple[int, int], Scores]
+"""Scores of each split and seed."""
 
 
-def pooled(seeds: Iterable[Scores], level: str) -> dict[str, float]:
-    """Average precision by query, over all strengths: its mean over the seeds."""
-    values: dict[str, list[float]] = {}
-    for scores in seeds:
-        for of_query in scores[level].values():
-            for query, value in of_query.items():
-                values.setdefault(query, []).append(value)
-    return {query: float(np.mean(found)) for query, found in values.items()}
-
-
-def mean_of(values: Mapping[str, float]) -> float:
-    """The mean over queries."""
-    return float(np.mean(list(values.values())))
-
-
-def over_seeds(values: Sequence[float]) -> str:
-    """The 95 % interval of the seeds' mean by Student's t; with one seed there is none."""
-    if len(values) < 2:
-        return "-"
-    half = float(stats.t.ppf(0.975, len(values) - 1) * stats.sem(values))
-    return f"{np.mean(values) - half:+.3f} to {np.mean(values) + half:+.3f}"
+def by_query(runs: Runs, level: str, strengths: Sequence[str]) -> dict[tuple[int, str], float]:
+    """Average precision by split and query, over the strengths given: its mean over the seeds."""
+    values: dict[tuple[int, str], list[float]] = {}
+    for (split, _), scores in runs.items():
+        for strength in strengths:
+            for query, value in scores[level][strength].items():
+                values.setdefault((split, query), []).append(value)
+    return {key: float(np.mean(found)) for key, found in values.items()}
 
 
 @dataclass(frozen=True)
@@ -42,31 +30,57 @@ class Table:
     """Rows against a baseline.
 
     Attributes:
-        mean: the baseline's scores, mean pooling.
+        base: the baseline's scores in each split, mean pooling; its seed is 0.
         source: of each query; queries of one source succeed and fail together.
+        strengths: that are reported.
     """
 
-    mean: Scores
+    base: Runs
     source: Mapping[str, str]
+    strengths: Sequence[str]
 
     @property
     def size(self) -> str:
         """Queries and sources in words."""
-        return f"{len(self.source)} queries from {len(set(self.source.values()))} sources"
+        queries = [query for _, query in by_query(self.base, "video", self.strengths)]
+        sources = {self.source[query] for query in queries}
+        return f"{len(queries)} queries from {len(sources)} sources in {len(self.base)} splits"
 
     def heading(self) -> str:
         """The first two lines."""
-        names = ["", "variant", "seeds", *self.mean["video"], "all", "gain over mean pooling (95 % over sources)"]
-        names += ["95 % over seeds", "frame level"]
+        names = ["", "variant", "runs", *self.strengths, "all", "gain over mean pooling (95 % over sources)"]
+        names += ["gain in each split", "SD over seeds", "frame level", "gain at frame level (95 %)"]
         return f"| {' | '.join(names)} |\n|{'---|' * len(names)}"
 
-    def row(self, what: str, name: str, seeds: Sequence[Scores]) -> str:
-        """A line for one variant with the scores of its seeds."""
-        strengths = [np.mean([mean_of(scores["video"][each]) for scores in seeds]) for each in self.mean["video"]]
-        values, base = pooled(seeds, "video"), pooled([self.mean], "video")
-        gains = [values[query] - base[query] for query in base]
-        gain, low, high = mean_with_interval(gains, groups=[self.source[query] for query in base])
-        of_seeds = [mean_of(pooled([scores], "video")) - mean_of(base) for scores in seeds]
-        cells = [what, name, str(len(seeds)), *(f"{each:.3f}" for each in strengths), f"{mean_of(values):.3f}"]
-        cells += [f"{gain:+.3f} ({low:+.3f} to {high:+.3f})", over_seeds(of_seeds)]
-        return f"| {' | '.join(cells)} | {mean_of(pooled(seeds, 'frame')):.3f} |"
+    def gain(self, runs: Runs, level: str) -> str:
+        """Over the baseline on the same queries, with its bootstrap interval over sources."""
+        values, base = (by_query(each, level, self.strengths) for each in (runs, self.base))
+        splits = {split for split, _ in runs}
+        keys = [key for key in base if key[0] in splits]
+        mean, low, high = mean_with_interval(
+            [values[key] - base[key] for key in keys], groups=[self.source[query] for _, query in keys]
+        )
+        return f"{mean:+.3f} ({low:+.3f} to {high:+.3f})"
+
+    def of_splits(self, runs: Runs) -> dict[int, list[float]]:
+        """By split the gain of each seed."""
+        found: dict[int, list[float]] = {}
+        for (split, seed), scores in runs.items():
+            values = by_query({(split, seed): scores}, "video", self.strengths)
+            base = by_query({(split, 0): self.base[split, 0]}, "video", self.strengths)
+            found.setdefault(split, []).append(float(np.mean([values[key] - base[key] for key in base])))
+        return found
+
+    def row(self, what: str, name: str, runs: Runs) -> str:
+        """A line for one variant."""
+        means = [np.mean(list(by_query(runs, "video", [each]).values())) for each in self.strengths]
+        means += [np.mean(list(by_query(runs, "video", self.strengths).values()))]
+        gains = self.of_splits(runs)
+        deviations = [np.var(of_seeds, ddof=1) for of_seeds in gains.values() if len(of_seeds) > 1]
+        cells = [what, name, str(len(runs)), *(f"{each:.3f}" for each in means), self.gain(runs, "video")]
+        cells += [", ".join(f"{np.mean(of_seeds):+.3f}" for _, of_seeds in sorted(gains.items()))]
+        cells += [f"{np.sqrt(np.mean(deviations)):.3f}" if deviations else "-"]
+        if any("frame" not in scores for scores in runs.values()):
+            return f"| {' | '.join(cells)} | - | - |"
+        frame = np.mean(list(by_query(runs, "frame", self.strengths).values()))
+        return f"| {' | '.join(cells)} | {frame:.3f} | {self.gain(runs, 'frame')} |"

@@ -26,12 +26,14 @@ class Variant:
         name: in the table.
         flags: of the recipe, as typed.
         trained: False measures the weights that training would start from.
+        sources: train on so many of the sources; 0: all.
     """
 
     what: str
     name: str
     flags: str = ""
     trained: bool = True
+    sources: int = 0
 
     def words(self, steps: int) -> list[str]:
         """The flags, one word each."""
@@ -74,4 +76,6 @@ VARIANTS = (
     Variant("negatives", "queue only", "--no-batch-negatives"),
     Variant("published", "published", f"{PUBLISHED} --lr 1e-5"),
     Variant("published", "published, --lr 5e-4", PUBLISHED),
+    *(Variant("sources", str(count), sources=count) for count in (6, 12, 24)),
+    Variant("steps", "600", "--steps 600"),
 )
