@@ -112,6 +112,12 @@ def _body(path: Path, advice: str, temporary: Path) -> Iterator[None]:
         if error.errno not in _DISK_ERRORS and temporary.name.rpartition(PARTIAL)[2] not in str(error):
             raise
         raise ReelkinError(f"cannot write {path}: {error.strerror or error}. {advice}") from error
+    except Exception as error:
+        # What is written in Rust (safetensors) has errors of its own; the system's number stands in the message.
+        number = re.search(r"\(os error (\d+)\)", str(error))
+        if number is None or int(number[1]) not in _DISK_ERRORS:
+            raise
+        raise ReelkinError(f"cannot write {path}: {os.strerror(int(number[1]))}. {advice}") from error
 
 
 @contextmanager

@@ -19,7 +19,8 @@ import torch
 
 from reelkin.core.engine.rng import rng_state, seed_rng, set_rng_state
 from reelkin.core.errors import ExitCode, ReelkinError, UsageError
-from reelkin.train.checkpoint import load_model
+from reelkin.train.checkpoint import load_model, save_model
+from reelkin.train.models.tca import TCA, TCAConfig
 from reelkin.train.objective.contrast import ContrastTask
 from reelkin.train.recipes.tca import TcaRecipe
 from reelkin.train.running.best import Best
@@ -320,6 +321,17 @@ def test_a_full_disk_leaves_the_checkpoint_before_and_the_same_command_goes_on(
     assert train(recipe(data, small / "run")) == ExitCode.OK
     assert same(weights(tmp_path / "whole"), weights(small / "run"))
     assert logged(tmp_path / "whole") == logged(small / "run")
+
+
+def test_a_disk_too_full_for_a_model_is_said_with_its_folder(small: Path) -> None:
+    model = TCA(TCAConfig(dim=64, feedforward=512))
+    save_model(model, small / "model")
+    (small / "fill").write_bytes(b"x" * (free(small) - 60_000))
+    with pytest.raises(ReelkinError, match=r"cannot write .*model: No space left on device\. Make room"):
+        save_model(model, small / "model")
+    (small / "fill").unlink()
+    assert same(weights(small), model.state_dict()), "the model before stands"
+    assert [path for path in small.rglob("*") if "partial" in path.name] == []
 
 
 def test_a_line_of_metrics_that_does_not_fit_leaves_no_part_of_it(small: Path) -> None:
