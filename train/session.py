@@ -8,9 +8,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+import torch
+
 from ..core.config import as_dict
 from ..core.engine import Engine, start
-from ..core.errors import ExitCode, UsageError
+from ..core.errors import ExitCode, ReelkinError, UsageError
 from ..core.logs import setup_logging
 from .checkpoint import save_model
 from .data.sources import open_features
@@ -89,11 +91,25 @@ def run(recipe: Recipe, config: Any) -> int:
         try:
             outcome = _run(recipe, recipe.resolve(config, engine), engine, folder)
         except Exception as error:
+            told = _told(error)
             if engine.is_main and not config.dry_run:
-                code = _failed(usage=isinstance(error, UsageError))
-                folder.write_failure(code, f"{type(error).__name__}: {error}")
+                code = _failed(usage=isinstance(told, UsageError))
+                folder.write_failure(code, f"{type(told).__name__}: {told}")
+            if told is not error:
+                raise told from error
             raise
         return int(outcome.exit_code if outcome else ExitCode.OK)
+
+
+def _told(error: Exception) -> Exception:
+    """Memory that ran out, of the CPU or a GPU, as an error for a person; any other error as it is."""
+    if not isinstance(error, (MemoryError, torch.OutOfMemoryError)) and "can't allocate memory" not in str(error):
+        return error
+    first = (str(error).splitlines() or ["MemoryError"])[0]
+    return ReelkinError(
+        f"out of memory ({first}). Lower the batch size, the frames of a video, the drawn negatives or the queue; "
+        "recipe tca also has --accumulation and --frames-at-once. --dry-run says what a run takes"
+    )
 
 
 def _failed(usage: bool) -> int:

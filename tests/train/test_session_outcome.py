@@ -8,12 +8,14 @@ from pathlib import Path
 
 import h5py
 import pytest
+import torch
 
 from reelkin.core.engine import start
 from reelkin.core.errors import ReelkinError
 from reelkin.train.data.sampling import rank_slice
 from reelkin.train.data.sources import open_features
 from reelkin.train.recipes.tca import TcaRecipe, build
+from reelkin.train.running.loop import Trainer
 from reelkin.train.running.run_folder import RunFolder
 from reelkin.train.session import RECIPES, run
 
@@ -102,3 +104,19 @@ def test_what_one_rank_alone_cannot_read_stands_in_the_outcome(
     why = rf"rank 1 \(host \S+, pid \d+\) left with ReelkinError: '{video}' cannot be read from \S+f.h5 "
     assert re.search(why, found["reason"]), found
     assert (tmp_path / "run" / "LAST").read_text().strip() == f"step-{step:06d}"
+
+
+@pytest.mark.parametrize("error", [None, torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB.\nMore")])
+def test_memory_that_runs_out_is_said_in_a_line_with_what_to_lower(
+    data: Data, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception | None
+) -> None:
+    config = TcaRecipe(features=data.store, copies=data.copies, output=tmp_path, queue_size=1000 if error else 10**13)
+    if error:
+
+        def fail(*arguments: object) -> None:
+            raise error
+
+        monkeypatch.setattr(Trainer, "train", fail)
+    with pytest.raises(ReelkinError, match=r"^out of memory \(.*allocate.*\)\. Lower the batch size, .*queue"):
+        run(RECIPES["tca"], config)
+    assert outcome(tmp_path)["exit_code"] == 1 and "out of memory" in outcome(tmp_path)["reason"]
