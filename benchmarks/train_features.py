@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Features to train on and to be judged by, for train_quality.py: videos, edited copies, frame features, PCA, splits.
 
-    python benchmarks/train_features.py --scenes 64 --per-strength 1 --output CACHE/scenes
+    python benchmarks/train_features.py --scenes 48 --per-strength 1 --output CACHE/scenes
     python benchmarks/train_features.py --videos FOLDER --groups MANIFEST.csv --moments 2 --fps 4 \\
         --strengths medium,hard --encoder ENCODER.pt --output CACHE/moments
 
@@ -135,7 +135,7 @@ def arguments() -> argparse.Namespace:
     """The flags."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--videos", type=Path, help="folder of videos; default: scenes are painted")
-    parser.add_argument("--scenes", type=int, default=64, help="painted scenes")
+    parser.add_argument("--scenes", type=int, default=48, help="painted scenes")
     parser.add_argument("--seconds", type=float, default=8, help="length of a painted scene")
     parser.add_argument("--groups", type=Path, help="CSV with the columns file and group: what shows the same thing")
     parser.add_argument("--moments", type=float, help="cut moments of so many seconds from the longest of each group")
