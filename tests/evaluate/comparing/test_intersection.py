@@ -19,7 +19,7 @@ from tests.evaluate.published import cases
 from tests.evaluate.published.brute import Brute, Figures, Similarities, expected_precision_sum
 
 DATASETS = ("FIVR-200K", "VCDB", "CC_WEB_VIDEO", "EVVE", "SVD", "PAIRS")
-NUM_CASES = 60
+NUM_CASES = 40
 
 
 def saved(folder: Path, name: str, annotation: Annotation, table: cases.Table) -> SavedScores:
