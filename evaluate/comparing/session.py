@@ -90,7 +90,7 @@ def _scores_and_truth(a: Result, b: Result, config: CompareConfig) -> tuple[Save
     lacking = [
         f"{name} {'names no file of its scores' if each.scores is None else f'lacks its scores, {each.scores.name}'}"
         for name, each in (("a", a), ("b", b))
-        if each.scores is None or not (each.path.parent / each.scores.name).exists()
+        if each.scores is None or not (each.path.parent / each.scores.name).is_file()
     ]
     if lacking:
         return f"{', '.join(lacking)}; evaluate again with --output and keep the file of scores beside the results"
