@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """All published benchmarks on real features: edited copies of real clips in the place of the benchmarks' own videos.
 
-    python benchmarks/train_features.py --videos FOLDER --groups MANIFEST.csv --encoder ENCODER.pt --output cache/clips
+    python benchmarks/half_features.py --videos FOLDER --groups MANIFEST.csv --encoder ENCODER.pt --output cache/clips
     python benchmarks/published_clips.py --features cache/clips/learnt --output cache/published
     python benchmarks/published_clips.py ... --report FIVR-5K     # its report; builds shards for the pictures
 
@@ -278,7 +278,7 @@ def report(dataset: str, options: argparse.Namespace, model: Path) -> None:
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--features", type=Path, required=True, help="a set of train_features.py")
+    parser.add_argument("--features", type=Path, required=True, help="a set of half_features.py")
     parser.add_argument("--model", type=Path, help="model folder; default: one is trained")
     parser.add_argument("--datasets", nargs="*", default=DATASETS, choices=DATASETS)
     parser.add_argument("--report", choices=DATASETS, help="only make the report of this one")

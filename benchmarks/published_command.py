@@ -32,7 +32,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from train_features import edit, run, split
+from half_features import edit, split
+from train_features import run
 
 from reelkin.core.files import publish_text, read_json
 from reelkin.core.tables import read_csv
