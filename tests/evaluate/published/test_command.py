@@ -276,7 +276,7 @@ REFUSED: list[tuple[str, Callable[[Path], Path], tuple[str, ...], ExitCode, str]
     ("--feature_path", other_store(), ("-d", "EVVE", "--annotations="), FAILED, "none of the queries of EVVE"),
     ("--similarities", json_file('{"q0": {"q0_0": "0.5"}}'), (), USAGE, "'0.5' as the score of query 'q0'"),
     ("--similarities", json_file('{"q0": {"q0_0": NaN}}'), (), USAGE, "no valid JSON after query 'q0'"),
-    ("--similarities", json_file('{"q0": {"q0_0": 1e99}}'), (), USAGE, "no finite float32: of 'q0_0'"),
+    ("--similarities", json_file('{"q0": {"q0_0": 1e999}}'), (), USAGE, "numeric (floating point) overflow"),
     ("--similarities", json_file('{"x": {"q0_0": 0.5}}'), (), FAILED, "none of the 7 queries of PAIRS has scores"),
     ("--similarities", json_file(MANY), ("--max-memory-gb", "1e-4"), USAGE, f"({len(MANY):,} bytes) holds"),
     ("--similarities", json_file('{"q0": {"q0_0": 1}}'), ("--show", "uAP"), USAGE, "--show uAP is none of"),
