@@ -5,7 +5,7 @@ Nothing here looks at a feature store; `positives` brings labels and stored vide
 
 from __future__ import annotations
 
-import math
+import reprlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -223,7 +223,9 @@ def read_vcdb(path: Path) -> Labels:
     if not isinstance(content, dict) or not all(
         isinstance(content.get(key), (list, tuple, set)) for key in ("video_pairs", "negs")
     ):
-        raise ReelkinError(f"{wanted}: it holds {sorted(map(str, content)) if isinstance(content, dict) else 'others'}")
+        raise ReelkinError(
+            f"{wanted}: it holds {sorted(map(_text, content)) if isinstance(content, dict) else 'others'}"
+        )
     findings = Findings()
     pairs = _clean_pairs(_vcdb_pairs(content["video_pairs"], findings), findings)
     if not pairs:
@@ -247,12 +249,13 @@ def _vcdb_pairs(entries: Iterable[Any], findings: Findings) -> Iterator[tuple[st
     for entry in entries:
         videos = entry.get("videos") if isinstance(entry, dict) else None
         if not (isinstance(videos, (list, tuple)) and len(videos) == 2 and all(map(_is_id, videos))):
-            findings.add("entries that are no pair of ids, left out", repr(entry)[:80])
+            findings.add("entries that are no pair of ids, left out", _short(entry))
             continue
         overlaps = entry.get("overlap")
         for value in overlaps if isinstance(overlaps, (list, tuple)) else []:
-            if not (isinstance(value, (int, float)) and math.isfinite(value) and 0 <= value <= 1):
-                findings.add("overlaps that are no share from 0 to 1, not used", f"{videos[0]}, {videos[1]}: {value}")
+            if not (isinstance(value, (int, float)) and 0 <= value <= 1):
+                where = f"{videos[0]}, {videos[1]}"
+                findings.add("overlaps that are no share from 0 to 1, not used", f"{where}: {_text(value)}")
         yield videos[0], videos[1]
 
 
@@ -260,12 +263,25 @@ def _is_id(value: Any) -> bool:
     return isinstance(value, str) and bool(value.strip())
 
 
+def _short(value: Any) -> str:
+    """What something looks like, also where writing all of it would take for ever: lists nested a million times, or
+    each in the next one twice; whole numbers of a million digits."""
+    try:
+        return reprlib.repr(value)[:80]
+    except (ValueError, RecursionError):
+        return f"a {type(value).__name__}"
+
+
+def _text(value: Any) -> str:
+    return value if isinstance(value, str) else _short(value)
+
+
 def _distinct(values: Iterable[Any], what: str, findings: Findings) -> list[str]:
     """Ids without repetition, in the order given; those of a set sorted."""
     found: dict[str, None] = {}
-    for value in sorted(values, key=str) if isinstance(values, set) else values:
+    for value in sorted(values, key=_text) if isinstance(values, set) else values:
         if not _is_id(value):
-            findings.add(f"{what} that are no ids, left out", repr(value)[:80])
+            findings.add(f"{what} that are no ids, left out", _short(value))
         elif value in LABEL_NAMES:
             findings.add(LABEL_AS_ID, value)
         elif value in found:
