@@ -87,6 +87,9 @@ def command(main: Callable[[Sequence[str] | None], int]) -> Callable[..., int]:
 
     @functools.wraps(main)
     def wrapped(argv: Sequence[str] | None = None) -> int:
+        # Started with a stream closed (2>&-) Python has none in its place; what is printed then goes nowhere.
+        sys.stdout = sys.stdout or open(os.devnull, "w")  # noqa: SIM115
+        sys.stderr = sys.stderr or open(os.devnull, "w")  # noqa: SIM115
         for stream in (sys.stdout, sys.stderr):
             # A file name may hold bytes that are no text; a message must not fail for it.
             if hasattr(stream, "reconfigure"):

@@ -154,3 +154,19 @@ def test_a_configuration_becomes_plain_values():
 def test_every_reject_reason_explains_itself():
     assert all(len(reason.meaning) > 10 for reason in Reason)
     assert len({reason.meaning for reason in Reason}) == len(Reason)
+
+
+def test_a_command_started_with_closed_streams_runs_all_the_same() -> None:
+    script = """
+import sys
+from reelkin.core.config import command
+
+@command
+def main(argv=None):
+    print("progress", file=sys.stderr)
+    return 3 + sys.stderr.isatty() + sys.stdout.isatty()
+
+sys.exit(main())
+"""
+    words = ["bash", "-c", 'exec "$@" >&- 2>&-', "bash", sys.executable, "-c", script]
+    assert subprocess.run(words, timeout=60).returncode == 3
