@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -123,6 +124,44 @@ def test_nothing_left_is_an_error_that_says_why(tmp_path: Path) -> None:
         match_labels(["a"], read_pairs(path))
 
 
+@pytest.mark.parametrize(
+    ("content", "reader", "words"),
+    [
+        (
+            "query,video\na,a\n",
+            read_pairs,
+            r"says of no two videos .*; pairs of a video with itself, left out: 1 \('a'\)",
+        ),
+        ("video_id,group\na,\nb,\n", read_groups, "says of no two videos"),
+        ("video_id,group\na,1\nb,2\n", read_groups, "0 videos with a positive in 0 groups .* takes two videos"),
+    ],
+)
+def test_labels_without_a_positive_say_what_was_left_out(
+    tmp_path: Path, content: str, reader: Callable[[Path], Labels], words: str
+) -> None:
+    (tmp_path / "labels.csv").write_text(content)
+    with pytest.raises(ReelkinError, match=rf"nothing to train on: .*{words}"):
+        match_labels(["a", "b"], reader(tmp_path / "labels.csv"))
+
+
+def test_the_summary_counts_groups_with_a_positive_and_videos_held_out() -> None:
+    labels = Labels("labels", groups={"a": "1", "b": "1", "c": "2", "e": "3", "f": "3"})
+    positives = match_labels(["a", "b", "c", "d", "e", "f"], labels, frozenset({"d", "e"}))
+    assert positives.summary == "2 videos with a positive in 1 groups of labels, 3 videos held out"
+
+
+def test_negatives_are_looked_for_among_what_is_embedded() -> None:
+    one = Labels("labels", pairs=[("a", "b"), ("b", "c")])
+    assert not match_labels(["a", "b", "c", "d"], one).has_negatives(drawn=False)
+    assert match_labels(["a", "b", "c", "d"], one).has_negatives(drawn=True)
+    assert not match_labels(["a", "b", "c"], one).has_negatives(drawn=True)
+    assert match_labels(["a", "b", "c", "d"], Labels("two", pairs=[("a", "b"), ("c", "d")])).has_negatives(drawn=False)
+    assert match_labels(["a", "b"], None).has_negatives(drawn=False)
+    assert not match_labels(["a"], None).has_negatives(drawn=True)
+    guest = Labels("copies", groups={"a": "1", "b": "1", "c": "2", "d": "2"}, overlaps=[("c", "a"), ("d", "a")])
+    assert not match_labels(["a", "b", "c", "d"], guest).has_negatives(drawn=False), "they show a part of the other"
+
+
 def test_digest_sees_every_change() -> None:
     def digest(**changes: object) -> str:
         content = {"source": "x", "groups": {"a": "A", "b": "A"}, "negatives": []} | changes
@@ -232,6 +271,25 @@ def test_vcdb_pickle_gives_pairs_and_background(tmp_path: Path) -> None:
     positives = match_labels(["a", "b", "m", "other"], labels)
     assert [positives.video_ids[video] for video in positives.negatives] == ["m"]
     assert said(positives.findings) == {"negatives without features, left out": ("n",)}
+
+
+def test_entries_that_cannot_be_written_out_are_counted_all_the_same(tmp_path: Path) -> None:
+    twice: list[object] = []
+    for _ in range(100):
+        twice = [twice, twice]  # 2^100 lists, if one were to write them all
+    deep = b"]" * 20_000 + b"a" * 19_999
+    pairs = pickle.dumps([twice, {"videos": ["a", "b"], "overlap": [10**400, 10**5000]}], protocol=2)[2:-1]
+    (tmp_path / "vcdb.pickle").write_bytes(
+        b"\x80\x02}(X\x0b\x00\x00\x00video_pairs" + pairs + b"X\x04\x00\x00\x00negs](" + deep + b"X\x01\x00\x00\x00neu."
+    )
+    labels = read_vcdb(tmp_path / "vcdb.pickle")
+    assert labels.pairs == [("a", "b")] and labels.negatives == ["n"]
+    counts = {finding.what.partition(",")[0]: len(finding.names) for finding in labels.findings}
+    assert counts == {
+        "entries that are no pair of ids": 1,
+        "overlaps that are no share from 0 to 1": 2,
+        "background videos that are no ids": 1,
+    }
 
 
 def test_every_fault_of_a_vcdb_annotation_is_counted_and_named(tmp_path: Path) -> None:

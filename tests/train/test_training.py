@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import json
 import math
 import os
@@ -260,12 +261,14 @@ def test_random_vectors_are_never_negatives(data: Data, tmp_path: Path) -> None:
 
 
 def test_copies_of_the_anchor_are_never_negatives(tmp_path: Path) -> None:
-    features = scene_features(scenes=1, copies=5)
+    features = scene_features(scenes=2, copies=5)
     write_store(tmp_path / "store", {name: (each, np.arange(len(each)) * 1.0) for name, each in features.items()}, {})
-    edits = write_csv(tmp_path / "e.csv", ("copy_id", "source_id"), *((f"s00__{n}", "s00") for n in range(1, 6)))
-    train(recipe(Data(tmp_path / "store", edits), tmp_path / "run", log_every=8))
+    rows = [(name, name.partition("__")[0]) for name in features if "__" in name]
+    edits = write_csv(tmp_path / "e.csv", ("copy_id", "source_id"), *rows)
+    config = recipe(Data(tmp_path / "store", edits), tmp_path / "run", batch_size=12, steps=1, queue_size=0)
+    train(dataclasses.replace(config, log_every=1))
     [row] = RunFolder(tmp_path / "run").metrics()
-    assert row["negatives_per_anchor"] == 0 and row["loss"] == 0
+    assert row["negatives_per_anchor"] == 6, "a batch is all twelve videos, six of each scene"
 
 
 def test_held_out_videos_are_not_trained_on(data: Data, tmp_path: Path) -> None:
@@ -353,6 +356,14 @@ def test_settings_that_cannot_work_are_refused_by_name(
 ) -> None:
     with pytest.raises(UsageError, match=message):
         train(recipe(data, tmp_path, **fields))
+
+
+def test_labels_of_a_single_group_are_refused_since_nothing_would_be_learnt(data: Data, tmp_path: Path) -> None:
+    pairs = write_csv(tmp_path / "pairs.csv", ("query", "video"), ("s00", "s00__1"), ("s00", "s00__2"))
+    config = recipe(data, tmp_path / "run", copies=None, pairs=pairs)
+    with pytest.raises(UsageError, match=r"2 of 2 pairs of pairs.csv: all of them show the same thing, so no anchor"):
+        train(config)
+    assert train(dataclasses.replace(config, negatives_per_anchor=2)) == ExitCode.OK
 
 
 def test_recipes_go_by_name() -> None:

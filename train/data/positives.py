@@ -91,6 +91,16 @@ class Positives:
     def _groups_of_negatives(self) -> NDArray[np.int64]:
         return self.groups[self.negatives]
 
+    def has_negatives(self, drawn: bool) -> bool:
+        """Whether any anchor has a negative among what is embedded: videos with a positive, and with ``drawn`` those of
+        ``negatives``."""
+        items = np.concatenate([self.anchors, self.members] + ([self.negatives] if drawn else []))
+        groups_SG = np.unique(self.groups[items], axis=0)
+        for own in np.unique(self.groups[self.anchors], axis=0):
+            if not np.isin(groups_SG, own[own != NO_GROUP]).any(axis=1).all():
+                return True
+        return False
+
     def digest(self) -> str:
         """sha256 (hex) of all of it: two runs with the same digest see the same items under the same numbers."""
         hasher = hashlib.sha256("\n".join(self.video_ids).encode("utf-8", errors="surrogateescape"))
@@ -138,7 +148,7 @@ def match_labels(
         summary = f"{len(kept)} videos without labels; positives are edits of the features"
     elif labels.groups:
         anchors, partners, members = _items_of_groups(kept, number, labels)
-        summary = _group_summary(labels, number, closed, anchors)
+        summary = _group_summary(labels, [kept[anchor] for anchor in anchors], len(video_ids) - len(kept))
     else:
         whole = [(number[a], number[b]) for a, b in dict.fromkeys(labels.pairs) if a in number and b in number]
         whole = [(a, b) for a, b in whole if a != b]
@@ -147,7 +157,11 @@ def match_labels(
         partners = np.arange(len(whole), dtype=np.int64)[:, None] + np.array([0, 1])
         summary = _pair_summary(labels, known, closed, len(whole))
     if len(anchors) == 0:
-        raise ReelkinError(f"nothing to train on: {summary}. Check that the ids are those of the feature store")
+        odd = "".join(f"; {finding}" for finding in (labels.findings if labels else ()) + findings.listed())
+        raise ReelkinError(
+            f"nothing to train on: {summary}{odd}. A positive takes two videos that show the same thing and whose ids "
+            "are those of the feature store"
+        )
     return Positives(
         video_ids=kept,
         groups=_group_table(kept, known, labels),
@@ -252,6 +266,8 @@ def _items_of_groups(
 
 
 def _pair_summary(labels: Labels, known: dict[str, int], closed: set[int], used: int) -> str:
+    if not labels.pairs:
+        return f"{labels.source} says of no two videos that they show the same thing"
     text = f"{used} of {len(labels.pairs)} pairs of {labels.source}"
     held = sum(known[a] in closed for a, _ in labels.pairs)
     missing = len(labels.pairs) - used - held
@@ -260,7 +276,7 @@ def _pair_summary(labels: Labels, known: dict[str, int], closed: set[int], used:
     return text + (f", {missing} without features of both videos" if missing > 0 else "")
 
 
-def _group_summary(labels: Labels, number: dict[str, int], closed: set[int], anchors: NDArray[np.int64]) -> str:
-    num_groups = len({labels.groups[video_id] for video_id in labels.groups if video_id in number})
+def _group_summary(labels: Labels, anchors: Sequence[str], held: int) -> str:
+    num_groups = len({labels.groups[video_id] for video_id in anchors})
     text = f"{len(anchors)} videos with a positive in {num_groups} groups of {labels.source}"
-    return text + (f", {len(closed)} groups held out" if closed else "")
+    return text + (f", {held} videos held out" if held else "")

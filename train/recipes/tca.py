@@ -122,6 +122,11 @@ def build(config: TcaRecipe, store: OpenedFeatures, engine: Engine) -> Built:
         swap_pairs=config.swap_pairs,
         max_missing_share=config.max_missing_share,
     )
+    if not positives.has_negatives(config.negatives_per_anchor > 0):
+        raise UsageError(
+            f"{positives.summary}: all of them show the same thing, so no anchor has a negative and nothing is learnt. "
+            "Give labels of several groups, or --negatives-per-anchor 16 if the features hold other videos too"
+        )
     model = build_model(config, store.dim).to(engine.device)
     synchronise_batch_norm(model, engine)
     sampler = GlobalSampler(positives.num_items, config.batch_size, config.seed, drop_last=config.drop_last)
