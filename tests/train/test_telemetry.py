@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from reelkin.core.errors import ExitCode, UsageError
+from reelkin.core.errors import ExitCode, ReelkinError, UsageError
 from reelkin.train.objective.contrast import ContrastTask
 from reelkin.train.recipes.tca import TcaRecipe
 from reelkin.train.running.run_folder import RunFolder
@@ -97,6 +97,12 @@ def test_a_sink_that_is_not_installed_is_said_with_the_remedy(
     monkeypatch.setitem(sys.modules, module, None)
     with pytest.raises(UsageError, match=rf"--log-to {sink}: it is not installed .*pip install 'reelkin\[{sink}\]'"):
         train(recipe(data, tmp_path, log_to=(sink,)))
+
+
+def test_a_folder_that_tensorboard_cannot_have_is_said(data: Data, tmp_path: Path) -> None:
+    (tmp_path / "tensorboard").write_text("")
+    with pytest.raises(ReelkinError, match=r"cannot write .*tensorboard: File exists; move it away"):
+        train(recipe(data, tmp_path, log_to=("tensorboard",)))
 
 
 def test_other_ranks_write_nothing(tmp_path: Path) -> None:

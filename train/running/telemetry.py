@@ -13,7 +13,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, Self
 
-from ...core.errors import UsageError
+from ...core.errors import ReelkinError, UsageError
 
 Sink = Literal["tensorboard", "wandb"]
 
@@ -38,7 +38,10 @@ class TensorBoard:
                 f"--log-to tensorboard: it is not installed ({error}); pip install 'reelkin[tensorboard]'"
             ) from error
         shutil.rmtree(folder, ignore_errors=True)
-        self._writer = SummaryWriter(str(folder))
+        try:
+            self._writer = SummaryWriter(str(folder))
+        except OSError as error:
+            raise ReelkinError(f"cannot write {folder}: {error.strerror}; move it away, or make room") from error
 
     def write(self, row: Mapping[str, Any]) -> None:
         """Add a row of metrics.jsonl."""
