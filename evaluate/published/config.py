@@ -24,8 +24,8 @@ RESULTS = "results.json"
 
 @dataclass(frozen=True, kw_only=True)
 class PublishedConfig(ScoreSettings):
-    """Score a model, or a file of similarities, on a published benchmark; writes results.json, queries.csv, report.html,
-    plots and the scores that were judged."""
+    """Score a model, or a file of similarities, on a published benchmark; writes results.json, queries.csv,
+    report.html, plots and the scores that were judged."""
 
     dataset: Annotated[str, tyro.conf.arg(aliases=("-d",))]
     """FIVR-5K, FIVR-200K, VCDB (with distractors), VCDB-CORE, CC_WEB_VIDEO, EVVE, SVD, or PAIRS: a list of your own."""
