@@ -7,6 +7,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable
+from contextlib import suppress
 from types import TracebackType
 from typing import Self
 
@@ -161,7 +162,9 @@ class Progress:
         elif left is not None:
             text += f", about {in_words(left)} left"
         extras = self._extras()
-        print(f"{text}{', ' if extras else ''}{extras}", file=sys.stderr, flush=True)
+        # A log on a full disk, or a pipe that nobody reads any more, is no reason to lose the work.
+        with suppress(OSError):
+            print(f"{text}{', ' if extras else ''}{extras}", file=sys.stderr, flush=True)
 
 
 def in_words(seconds: float) -> str:

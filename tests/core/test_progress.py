@@ -1,6 +1,7 @@
 """Progress in a log: plain lines that say how much is done, how fast, and what was rejected."""
 
 from collections import Counter
+from contextlib import suppress
 
 import pytest
 
@@ -24,6 +25,19 @@ def test_lines_come_now_and_then_and_once_at_the_end(capsys, clock):
     assert lines[0] == "building shards: 1/10 videos, 0.25 videos/s, about 36 s left"
     assert lines[-1] == "building shards: 10/10 videos, 0.25 videos/s, 40.0 s in all, 1 rejected"
     assert 3 <= len(lines) <= 6
+
+
+def test_a_log_that_takes_no_more_does_not_end_the_work(monkeypatch, clock):
+    with open("/dev/full", "w", buffering=1) as full:
+        monkeypatch.setattr("sys.stderr", full)
+        with Progress(2, "videos", "x") as progress:
+            for _ in range(2):
+                clock[0] += 40.0
+                progress.advance()
+        assert progress.done == 2
+        monkeypatch.undo()
+        with suppress(OSError):
+            full.close()
 
 
 def test_other_ranks_count_in_silence(capsys, clock):
