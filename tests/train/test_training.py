@@ -40,6 +40,10 @@ def recipe(data: Data, output: Path, **fields: Any) -> TcaRecipe:
     return TcaRecipe(features=data.store, output=output, **(small | fields))
 
 
+def load_state(folder: Path, step: int) -> dict[str, Any]:
+    return dict(torch.load(folder / "checkpoints" / f"step-{step:06d}" / "state.pt", weights_only=True))
+
+
 def train(config: TcaRecipe) -> int:
     return run(RECIPES["tca"], config)
 
@@ -177,6 +181,20 @@ def test_keys_of_other_labels_leave_the_queue(data: Data, tmp_path: Path, capfd:
     train(recipe(data, tmp_path, stop_after=5, **changed))
     state = torch.load(tmp_path / "checkpoints" / "step-000005" / "state.pt", weights_only=True)
     assert state["task"]["queue"]["count"] == 2 * recipe(data, tmp_path).batch_size
+
+
+def test_another_queue_and_another_momentum_can_be_allowed(
+    data: Data, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    train(recipe(data, tmp_path, stop_after=3, momentum=0.0, queue_size=40))
+    before = load_state(tmp_path, 3)["model"]
+    settings = {"momentum": 0.9, "queue_size": 60, "lr": 1e-9}
+    assert train(recipe(data, tmp_path, stop_after=4, allow_changes=True, **settings)) == ExitCode.STOPPED
+    assert "the queue's size has changed, so the queue begins empty" in capfd.readouterr().err
+    state = load_state(tmp_path, 4)
+    assert state["task"]["queue"]["count"] == recipe(data, tmp_path).batch_size
+    for name, value in state["task"]["key_encoder"].items():
+        torch.testing.assert_close(value, before[name], msg=name)
 
 
 def test_settings_without_influence_may_change(data: Data, tmp_path: Path) -> None:

@@ -191,12 +191,14 @@ class ContrastTask:
         return {"key_encoder": self.key_encoder.state_dict(), "queue": self.queue.state_dict(), "labels": labels}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take over what `state_dict` returned; of a queue of other labels (``--allow-changes``), nothing."""
+        """Take over what `state_dict` returned; of a queue of other labels or size (``--allow-changes``), nothing."""
         self.key_encoder.load_state_dict(state["key_encoder"])
-        if state["labels"] == self.builder.positives.digest():
+        same_labels = state["labels"] == self.builder.positives.digest()
+        if same_labels and len(state["queue"]["keys"]) == self.queue.size:
             self.queue.load_state_dict(state["queue"])
         elif self.engine.is_main:
-            log.warning("the labels have changed, and with them who is whose negative; the queue begins empty")
+            why = "queue's size has" if same_labels else "labels have"
+            log.warning("the %s changed, so the queue begins empty", why)
 
     # -- parts of a step
 

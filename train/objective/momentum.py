@@ -63,6 +63,6 @@ class KeyEncoder:
         return {} if self._copy is None else self._copy.state_dict()
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take over what `state_dict` returned."""
+        """Take over what `state_dict` returned; a copy that was not there follows from the model as it is now."""
         if self._copy is not None:
-            self._copy.load_state_dict(state)
+            self._copy.load_state_dict(state or self._model.state_dict())
