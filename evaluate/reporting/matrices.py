@@ -12,8 +12,10 @@ from numpy.typing import NDArray
 
 LONGEST_SIDE = 240
 """Pixels of a picture; of longer videos a pixel shows the best of several frames."""
-SMALLEST_SIDE = 96
-"""Short videos' pictures are drawn larger, with at least about this many pixels on the longer side."""
+SMALLEST_SIDE = 288
+"""Short videos' pictures are drawn larger, with about this many pixels on the longer side: as wide as a column."""
+LARGEST_CELL = 24
+"""Pixels of one pair of frames at most."""
 
 Matrices = Callable[[str, str], NDArray[np.floating] | None]
 """(query id, video id) -> similarities of frames [Tq, Tv]; None if they cannot be had."""
@@ -45,7 +47,7 @@ def matrix_picture(matrix_QV: NDArray[np.floating], low: float, high: float) -> 
     small = pooled(matrix_QV)
     share = np.clip((small - low) / max(high - low, 1e-9), 0.0, 1.0)
     pixels = colormaps["viridis"](share, bytes=True)[..., :3]
-    larger = max(1, round(SMALLEST_SIDE / max(small.shape)))
+    larger = min(LARGEST_CELL, max(1, SMALLEST_SIDE // max(small.shape)))
     pixels = pixels.repeat(larger, axis=0).repeat(larger, axis=1)
     out = io.BytesIO()
     Image.fromarray(np.ascontiguousarray(pixels)).save(out, format="PNG", optimize=True)
