@@ -79,6 +79,7 @@ class Outcome:
         annotation_sha256: of what the annotation says; see `annotation.Annotation.sha256`.
         sources: the files that it was read from.
         queries, database: how much of the annotation has scores.
+        groups: of each group of queries (EVVE: event) how many have scores; empty without groups.
         figures: by the published names; None without any query that has positives. "events" holds a dict.
         intervals: 95 % bootstrap intervals over queries by the same names; empty if none were asked for.
         rows: a row for each measure that averages over queries, and query.
@@ -103,6 +104,7 @@ class Outcome:
     curves: Mapping[str, Curve]
     problems: Sequence[Problem]
     facts: Mapping[str, Any] = field(default_factory=dict)
+    groups: Mapping[str, Found] = field(default_factory=dict)
     resampled: Mapping[str, Floats] = field(default_factory=dict)
 
     @property
@@ -115,6 +117,7 @@ class Outcome:
         per_query: dict[str, dict[str, float | None]] = {}
         for row in self.rows:
             per_query.setdefault(row.measure, {})[row.query] = row.ap
+        events = {name: [found.found, found.of] for name, found in self.groups.items()}
         return {
             "format": FORMAT,
             "version": VERSION,
@@ -127,6 +130,7 @@ class Outcome:
             "coverage": {
                 "queries": [self.queries.found, self.queries.of],
                 "database": [self.database.found, self.database.of],
+                **({"events": events} if events else {}),
             },
             "scores": dict(self.facts),
             "metrics": dict(self.figures),
@@ -159,15 +163,27 @@ class Outcome:
             interval = self.intervals.get(name)
             if isinstance(figure, dict):
                 of_group = interval if isinstance(interval, dict) else {}
-                lines += [self._line(group, value, of_group.get(group)) for group, value in figure.items()]
+                lines += [
+                    self._line(group, value, of_group.get(group), self.groups.get(group))
+                    for group, value in figure.items()
+                ]
             else:
                 lines.append(self._line(name, figure, interval if isinstance(interval, tuple) else None))
         return lines
 
-    def _line(self, name: str, figure: float | None, interval: tuple[float, float] | None) -> str:
-        value = "no query has a positive" if figure is None else f"{figure:.4f}"
+    def _line(
+        self, name: str, figure: float | None, interval: tuple[float, float] | None, queries: Found | None = None
+    ) -> str:
+        """``queries``: those that the figure is of, if not all."""
+        queries = queries or self.queries
+        value = f"{figure:.4f}" if figure is not None else no_figure(queries)
         between = f" ({interval[0]:.4f} to {interval[1]:.4f})" if interval else ""
-        return f"  {shown(name):<36} {value}{between}  [{self.coverage}]"
+        return f"  {shown(name):<36} {value}{between}  [{queries} queries, {self.database} videos]"
+
+
+def no_figure(queries: Found) -> str:
+    """Why there is no figure over some queries."""
+    return "no query has a positive" if queries.found else "no query has scores"
 
 
 def _listed(interval: Interval) -> Any:

@@ -9,7 +9,7 @@ from typing import Any
 
 from ...core.files import publish_text
 from ...core.metrics import mean_with_interval
-from ..published.outcome import Figure, Interval, Outcome, QueryRow
+from ..published.outcome import Figure, Interval, Outcome, QueryRow, no_figure
 from ..published.publishing import Evaluation
 from . import charts
 from .matrices import Matrices, matrix_picture
@@ -77,6 +77,7 @@ def render(
         title=title or f"{outcome.dataset}: {evaluation.system.name}",
         system=evaluation.system,
         outcome=outcome,
+        no_figure=no_figure(outcome.queries),
         partial=outcome.queries.found < outcome.queries.of or outcome.database.found < outcome.database.of,
         figures=figures,
         names=[system.name for system in systems],
@@ -161,14 +162,10 @@ def _events(evaluation: Evaluation) -> list[dict[str, Any]]:
     first = outcomes[0].figures.get(EVENTS)
     if not isinstance(first, dict):
         return []
-    found = {row.query for row in outcomes[0].rows}
-    counts: dict[str, int] = {}
-    for query, group in evaluation.groups.items():
-        counts[group] = counts.get(group, 0) + (query in found)
     return [
         {
             "name": name,
-            "count": counts.get(name, 0),
+            "queries": outcomes[0].groups[name],
             "cells": [
                 _cell(_part(outcome.figures.get(EVENTS), name), _part(outcome.intervals.get(EVENTS), name))
                 for outcome in outcomes

@@ -11,7 +11,7 @@ from reelkin.evaluate.published.annotation import Annotation, Problem
 from reelkin.evaluate.published.measures import Present
 from reelkin.evaluate.published.outcome import Outcome
 from reelkin.evaluate.published.protocols import PROTOCOLS, description, make_measures
-from reelkin.evaluate.published.scoring import evaluate_scores
+from reelkin.evaluate.published.scoring import ROUGH, evaluate_scores
 
 from . import cases
 from .brute import Brute, Figures
@@ -192,6 +192,35 @@ def test_every_printed_line_says_how_much_is_there() -> None:
     assert len(figures) >= 4 and all(coverage in line for line in figures)
     beside = outcome.text({"chance": outcome}).splitlines()
     assert all(coverage in line for line in beside if not line.startswith("note: "))
+
+
+def few_events() -> Annotation:
+    """Three events: of two queries with scores, of one of two, and of one without scores; a positive each."""
+    group_of = {"q0": "a", "q1": "a", "q2": "b", "lost1": "b", "lost2": "c"}
+    labels = {query: {"event": (f"v{n}",)} for n, query in enumerate(group_of)}
+    return Annotation("EVVE", "", tuple(group_of), tuple(f"v{n}" for n in range(9)), labels, groups=group_of)
+
+
+def test_an_event_says_how_many_of_its_own_queries_have_scores() -> None:
+    table = cases.Table(["q0", "q1", "q2"], [f"v{n}" for n in range(9)], np.random.default_rng(0).random((3, 9)))
+    outcome = evaluate_scores(few_events(), table)
+    lines = {line.split()[0]: line for line in outcome.text().splitlines()}
+    assert lines["a"].endswith("[2 of 2 queries, 9 of 9 videos]")
+    assert lines["b"].endswith("[1 of 2 queries, 9 of 9 videos]")
+    assert lines["c"].endswith("no query has scores  [0 of 1 queries, 9 of 9 videos]")
+    assert lines["mAP"].endswith("[3 of 5 queries, 9 of 9 videos]")
+    assert outcome.as_json()["coverage"]["events"] == {"a": [2, 2], "b": [1, 2], "c": [0, 1]}
+
+
+def test_one_query_has_no_interval_and_few_have_a_rough_one() -> None:
+    table = cases.Table(["q0", "q1", "q2"], [f"v{n}" for n in range(9)], np.random.default_rng(0).random((3, 9)))
+    outcome = evaluate_scores(few_events(), table, num_resamples=50)
+    events = outcome.intervals["events"]
+    assert isinstance(events, dict) and events["a"] is not None and events["b"] is None
+    assert Problem(ROUGH, 3, ()) in outcome.problems
+    assert all(problem.kind != ROUGH for problem in evaluate_scores(few_events(), table).problems)
+    alone = evaluate_scores(few_events(), cases.Table(["q0"], table.database, table.scores_QV[:1]), num_resamples=50)
+    assert alone.figures["mAP"] is not None and alone.intervals["mAP"] is None and alone.intervals["uAP"] is None
 
 
 def test_an_event_sends_no_codes_to_the_terminal() -> None:

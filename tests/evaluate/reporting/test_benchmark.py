@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+import re
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -16,7 +17,7 @@ from reelkin.evaluate.published.baselines import Chance
 from reelkin.evaluate.published.embedding_scores import MatrixScores
 from reelkin.evaluate.published.publishing import Evaluation, System
 from reelkin.evaluate.published.scoring import evaluate_scores
-from reelkin.evaluate.reporting import plots
+from reelkin.evaluate.reporting import benchmark, plots
 from reelkin.evaluate.reporting.benchmark import curve_panels, figure_panels, render, worst
 from reelkin.evaluate.reporting.charts import CurvePanel, Line, curves
 from reelkin.evaluate.reporting.matrices import LONGEST_SIDE, matrix_picture, pooled
@@ -151,8 +152,28 @@ def test_matrices_of_long_videos_keep_their_diagonal() -> None:
     assert (small.max(axis=0) == 1).all() and (small.max(axis=1) == 1).all() and small[0, -1] == 0
     shown = matrix_picture(np.array([[0.0, 1.0]]), 0.0, 1.0)
     pixels = np.asarray(Image.open(io.BytesIO(base64.b64decode(shown.address.split(",")[1]))))
-    assert pixels.shape == (48, 96, 3) and pixels[0, 95].sum() > pixels[0, 0].sum()
+    assert pixels.shape == (24, 48, 3) and pixels[0, 47].sum() > pixels[0, 0].sum()
     assert (shown.rows, shown.columns) == (1, 2)
+
+
+def test_matrices_of_short_videos_fill_their_column() -> None:
+    for rows, columns, width, height in ((6, 53, 265, 30), (74, 9, 27, 222), (13, 17, 272, 208), (300, 2, 2, 240)):
+        drawn = matrix_picture(np.eye(rows, columns), 0.0, 1.0)
+        assert Image.open(io.BytesIO(base64.b64decode(drawn.address.split(",")[1]))).size == (width, height)
+
+
+def test_print_opens_what_the_screen_folds_away() -> None:
+    text = render(evaluation())
+    (style,) = re.findall("<style>(.*?)</style>", text, re.DOTALL)
+    printed = style[style.rindex("@media print") :]
+    assert "<details" in text and "details::details-content { content-visibility: visible; }" in printed
+    assert ".wide { overflow: visible; }" in printed  # what would scroll would be cut
+
+
+def test_a_cut_table_names_the_file_that_holds_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(benchmark, "MAX_QUERY_ROWS", 3)
+    text = " ".join(Page(render(evaluation(), queries_name="ours.queries.csv")).text.split())
+    assert "The first 3 of 4; ours.queries.csv holds all." in text
 
 
 def test_curves_run_from_corner_to_corner_of_their_panel() -> None:
