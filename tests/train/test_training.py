@@ -197,6 +197,14 @@ def test_another_queue_and_another_momentum_can_be_allowed(
         torch.testing.assert_close(value, before[name], msg=name)
 
 
+@pytest.mark.parametrize("more", [{"projection": 16}, {"aggregator": "lstm", "output_dim": 16, "feedforward": 2048}])
+def test_embeddings_are_of_unit_length_in_bfloat16_too(data: Data, tmp_path: Path, more: dict[str, Any]) -> None:
+    train(recipe(data, tmp_path, stop_after=2, precision="bfloat16", momentum=0.0, **more))
+    queue = load_state(tmp_path, 2)["task"]["queue"]
+    norms = queue["keys"][: queue["count"]].norm(dim=1)
+    torch.testing.assert_close(norms, torch.ones_like(norms), atol=1e-6, rtol=0)
+
+
 def test_settings_without_influence_may_change(data: Data, tmp_path: Path) -> None:
     train(recipe(data, tmp_path, stop_after=3))
     assert train(recipe(data, tmp_path, log_every=5, keep_checkpoints=2)) == ExitCode.OK

@@ -18,6 +18,7 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import nn
 
@@ -235,7 +236,8 @@ class ContrastTask:
         # A context for each call: autocast would hand the weights that it cast for keys, without gradient, to anchors.
         with self._precision():
             out: torch.Tensor = encoder(features.to(dtype), lengths, keys)
-        return out.to(dtype)
+        # In bfloat16, in which some aggregators end, rows are of unit length to three digits only.
+        return F.normalize(out.to(dtype), dim=-1) if out.dtype != dtype else out
 
     def _precision(self) -> contextlib.AbstractContextManager[Any]:
         if self.settings.precision != "bfloat16":
