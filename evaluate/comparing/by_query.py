@@ -27,7 +27,8 @@ def differences_by_query(
             if kept:
                 ours, theirs = ([side.aps[measure][query] or 0.0 for query in kept] for side in (a, b))
                 apart = np.array(theirs) - np.array(ours)
-                mean, low, high = mean_with_interval(apart, seed, num_resamples=num_resamples, level=level)
+                mean, *ends = mean_with_interval(apart, seed, num_resamples=num_resamples, level=level)
+                low, high = ends if len(kept) > 1 else (None, None)
                 of_a, of_b = (sum(values) / len(kept) for values in (ours, theirs))
                 wins, losses = wins_and_losses(apart)
                 differences.append(Difference(measure, of_a, of_b, mean, low, high, len(kept), wins, losses))

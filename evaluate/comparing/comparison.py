@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -10,6 +10,7 @@ import numpy as np
 
 from ...search.text import shown
 from ..published.averages import Floats
+from ..published.scoring import FEW_QUERIES, ROUGH
 
 FORMAT, VERSION = "reelkin-comparison", 2
 SAME = 1e-9
@@ -25,7 +26,8 @@ class Difference:
         measure: its name.
         a, b: the figures of both.
         mean: b - a.
-        low, high: its interval over resamples of queries, the same for both systems; None without any.
+        low, high: its interval over resamples of queries, the same for both systems; None without any, and of one
+            query alone.
         num_queries: queries that the figures are of; 0 where that is not known.
         wins, losses: queries that b, and that a, ranks better; the others are equal. None of pooled measures.
     """
@@ -106,9 +108,13 @@ class Comparison:
     def _line(self, each: Difference, width: int) -> str:
         line = f"  {shown(each.measure):<{width}}  a {each.a:.4f}  b {each.b:.4f}  b - a {each.mean:+.4f}"
         if each.low is None or each.high is None:
-            return f"{line} (no interval)"
-        verdict = "" if each.clear else ", not distinguishable from 0"
-        line += f" ({each.low:+.4f} to {each.high:+.4f}, {self.level:.0%}{verdict}); {each.num_queries:,} queries"
+            line += " (no interval)"
+        else:
+            verdict = "" if each.clear else ", not distinguishable from 0"
+            line += f" ({each.low:+.4f} to {each.high:+.4f}, {self.level:.0%}{verdict})"
+        if not each.num_queries:
+            return line
+        line += f"; {each.num_queries:,} queries"
         if each.wins is None or each.losses is None:
             return f"{line}, all pairs in one ranking"
         ties = each.num_queries - each.wins - each.losses
@@ -119,13 +125,24 @@ class Comparison:
         return ", ".join(f"{found:,} of {total:,} {NAMES[what]}" for what, (found, total) in of.items())
 
 
-def interval(mean: float, drawn_N: Floats, level: float) -> tuple[float | None, float | None]:
-    """Ends of the interval of ``mean`` from its resamples, of which those without a value (NaN) do not count."""
+def interval(mean: float, drawn_N: Floats, level: float, num_queries: int) -> tuple[float | None, float | None]:
+    """Ends of the interval of ``mean`` from its resamples, of which those without a value (NaN) do not count; none of
+    a single query, which is drawn again and again."""
     valued = drawn_N[~np.isnan(drawn_N)]
-    if not len(valued):
+    if not len(valued) or num_queries < 2:
         return None, None
     low, high = np.quantile(valued, [(1 - level) / 2, (1 + level) / 2])
     return min(float(low), mean), max(float(high), mean)
+
+
+def rough(differences: Iterable[Difference]) -> list[str]:
+    """A note on intervals over few queries, if there are such."""
+    few = [
+        f"{shown(each.measure)} ({each.num_queries})"
+        for each in differences
+        if each.low is not None and each.num_queries < FEW_QUERIES
+    ]
+    return [f"{ROUGH}: {', '.join(few)}"] if few else []
 
 
 def wins_and_losses(differences_Q: Floats) -> tuple[int, int]:

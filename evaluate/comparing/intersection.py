@@ -246,11 +246,11 @@ class _Paired:
         weights_NQ = self.weights_NQ[1:, [place_of[query] for query in valued]]
         with np.errstate(invalid="ignore"):
             drawn_N = (weights_NQ @ apart_Q) / weights_NQ.sum(axis=1)
-        low, high = interval(b - a, drawn_N, self.level)
+        low, high = interval(b - a, drawn_N, self.level, len(valued))
         return Difference(name, a, b, b - a, low, high, len(valued), *wins_and_losses(apart_Q))
 
     def _pooled(self, name: str, a: object, b: object, drawn_N: Floats) -> Difference | None:
         if not isinstance(a, float) or not isinstance(b, float):
             return None
-        low, high = interval(b - a, drawn_N, self.level)
+        low, high = interval(b - a, drawn_N, self.level, len(self.queries))
         return Difference(name, a, b, b - a, low, high, len(self.queries))

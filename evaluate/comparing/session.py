@@ -15,7 +15,7 @@ from ..published.benchmarks import read_annotation
 from ..published.pairs import split_labels
 from ..published.saved_scores import SavedScores, read_scores
 from .by_query import differences_by_query
-from .comparison import Comparison
+from .comparison import Comparison, rough
 from .intersection import judge_again
 from .results import Result, read_result
 
@@ -137,7 +137,8 @@ def _again(
     coverage = {"a": a.coverage, "b": b.coverage, "both": judged.coverage}
     if not judged.differences:
         raise ReelkinError(f"no query that both {config.a} and {config.b} have has a positive: nothing can be compared")
-    return Comparison(a.facts(), coverage, tuple(judged.differences), True, tuple(judged.notes), config.level)
+    notes = (*judged.notes, *rough(judged.differences))
+    return Comparison(a.facts(), coverage, tuple(judged.differences), True, notes, config.level)
 
 
 def _by_query(a: Result, b: Result, config: CompareConfig, lacking: str) -> Comparison:
@@ -146,6 +147,7 @@ def _by_query(a: Result, b: Result, config: CompareConfig, lacking: str) -> Comp
     )
     if not differences:
         raise ReelkinError(f"{config.a} and {config.b} have no measure with a common query: nothing can be compared")
+    notes += rough(differences)
     notes.append(f"compared by the figures that each has, not judged again on what both have: {lacking}")
     common = {query for measure, aps in a.aps.items() for query in aps if query in b.aps.get(measure, {})}
     return Comparison(

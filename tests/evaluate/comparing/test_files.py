@@ -223,6 +223,16 @@ def test_a_shipped_annotation_is_found_by_its_version(tmp_path: Path) -> None:
     assert ran.code == ExitCode.USAGE and "--annotations old is another ground truth" in ran.log
 
 
+def test_one_query_has_no_interval_and_those_over_few_are_said_to_be_rough(tmp_path: Path) -> None:
+    a, b = two(tmp_path, queries=QUERIES[:1])
+    ran, found = compared(tmp_path, a, b)
+    assert all(each["low"] is None and each["num_queries"] == 1 for each in found["measures"])
+    assert "(no interval); 1 queries: b better on" in ran.said and not found["notes"]
+    a, b = two(tmp_path, queries=QUERIES[:3])
+    _, found = compared(tmp_path, a, b)
+    assert found["notes"] == ["intervals are rough, drawn over few queries: mAP (3), uAP (3)"]
+
+
 def test_events_have_paired_intervals_of_their_own_queries(tmp_path: Path) -> None:
     annotation = read_annotation("EVVE")
     by_event: dict[str, list[str]] = {}
