@@ -182,7 +182,8 @@ _CORRECTED = (
 _STABLE = "Ties stay in the order in which the scores list the videos. "
 _REVERSED = (
     "The micro average precision is that of S2VS (TCA has none): it differs in ties only, which stand in the reverse "
-    "of the order of the scores; its sort leaves their order open, this is the one that short lists get. "
+    "of the order of the scores (queries in that of the annotation); its sort leaves their order open, this is the one "
+    "that short lists get. "
 )
 
 _DIFFERS: dict[str, tuple[str, str]] = {

@@ -230,7 +230,9 @@ def dry_run_text(config: PublishedConfig) -> str:
     lines.append(f"{annotation.dataset}: {len(annotation.queries):,} queries, {size} videos; {config.protocol}")
     lines += [f"note: {problem.text}" for problem in annotation.problems]
     if config.similarities is not None:
-        megabytes = config.similarities.stat().st_size / 1e6 if config.similarities.is_file() else 0
+        if not config.similarities.is_file():
+            raise UsageError(f"--similarities {config.similarities} is no file")
+        megabytes = config.similarities.stat().st_size / 1e6
         return "\n".join([*lines, f"similarities: {megabytes:.1f} MB, read whole before anything is known of coverage"])
     videos = _limited(open_videos(config, annotation), annotation, config.limit)
     frames = sum(videos.source.num_frames(video_id) for video_id in videos.database)

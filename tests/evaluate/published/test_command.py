@@ -221,6 +221,8 @@ def test_a_dry_run_says_what_is_there_and_writes_nothing(world: World, tmp_path:
     assert ran.code == ExitCode.OK and not (tmp_path / "out").exists()
     assert "features of 6 queries and 42 videos (210 frames)" in ran.said
     assert "baselines: chance, mean-pool, untrained" in ran.said
+    ran = world.run("--dry-run", "--similarities", tmp_path / "none.json", features=False)
+    assert ran.code == ExitCode.USAGE and f"--similarities {tmp_path / 'none.json'} is no file" in ran.log
 
 
 def test_the_dataset_flag_chooses_the_benchmarks() -> None:
