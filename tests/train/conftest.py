@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import os
+import pickle
 import shutil
 import signal
 import subprocess
@@ -19,6 +20,7 @@ from numpy.typing import NDArray
 
 from reelkin.extract.store import write_store
 from reelkin.launch.run_ranks import read_state
+from reelkin.train.data.findings import Finding
 
 ROOT = Path(__file__).resolve().parents[2]
 BIN = Path(sys.executable).parent
@@ -71,6 +73,17 @@ def write_csv(path: Path, *rows: tuple[str, ...]) -> Path:
     with open(path, "w", encoding="utf-8", newline="") as file:
         csv.writer(file).writerows(rows)
     return path
+
+
+def write_vcdb(path: Path, **content: object) -> Path:
+    pair = {"videos": ["a", "b"], "overlap": [0.5, 0.5]}
+    path.write_bytes(pickle.dumps({"video_pairs": [pair], "index": ["a", "b"], "negs": []} | content))
+    return path
+
+
+def said(findings: tuple[Finding, ...]) -> dict[str, tuple[str, ...]]:
+    assert len({finding.what for finding in findings}) == len(findings), "a kind is said once"
+    return {finding.what: finding.names for finding in findings}
 
 
 @dataclass(frozen=True)

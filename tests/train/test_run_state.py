@@ -239,8 +239,30 @@ def test_a_best_model_from_after_the_checkpoint_is_taken_back(data: Data, tmp_pa
     train(recipe(data, tmp_path, stop_after=3, **options))
     assert same(kept, weights(tmp_path, "best"))
     shutil.rmtree(tmp_path / "checkpoints")
+    (tmp_path / "LAST").unlink()
     train(recipe(data, tmp_path, stop_after=1, **options))
     assert not (tmp_path / "best").exists()
+
+
+def test_the_best_of_other_held_out_videos_is_forgotten(
+    data: Data, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(ContrastTask, "validate", lambda self: {"map": 0.9 if self._step < 4 else 0.5})
+    train(recipe(data, tmp_path, hold_out=0.2, validate_every=2, stop_after=4))
+    changed = {"hold_out": 0.4, "validate_every": 2, "allow_changes": True}
+    assert train(recipe(data, tmp_path, **changed)) == ExitCode.OK
+    assert "the labels have changed; the best validation so far (0.9) is forgotten" in capfd.readouterr().err
+    facts = json.loads((tmp_path / "best" / "config.json").read_text())["facts"]
+    assert (facts["map"], facts["step"]) == (0.5, 6)
+
+
+def test_what_cannot_change_in_mid_run_is_said(data: Data, tmp_path: Path) -> None:
+    train(recipe(data, tmp_path, stop_after=2))
+    for change in ({"num_layers": 2}, {"weight_decay_on": "all"}):
+        with pytest.raises(
+            ReelkinError, match=r"step 2 does not fit this run: .{20,300}\. What shapes .* another --output"
+        ):
+            train(recipe(data, tmp_path, allow_changes=True, **change))
 
 
 def test_what_is_no_number_is_never_the_best() -> None:
