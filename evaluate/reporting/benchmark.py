@@ -199,9 +199,13 @@ def _aps(outcome: Outcome) -> dict[tuple[str, str], float]:
 
 
 def worst(outcome: Outcome, measure: str, count: int) -> list[QueryRow]:
-    """The queries with the lowest average precision, worst first; those that are ranked perfectly are none."""
+    """The queries with the lowest average precision, worst first; those that are ranked perfectly are none.
+
+    Perfectly ranked under legacy is below 1 for some (VCDB), so there only misplaced positives and zeros tell.
+    """
     rows = [row for row in outcome.rows if row.measure == measure and row.ap is not None and row.best_wrong is not None]
-    failed = [row for row in rows if row.best_missed is not None or row.ap == 0]
+    below = 1.0 if outcome.protocol == "corrected" else 0.0
+    failed = [row for row in rows if row.best_missed is not None or row.ap == 0 or row.ap < below]
     return sorted(failed, key=lambda row: (row.ap, row.query))[:count]
 
 

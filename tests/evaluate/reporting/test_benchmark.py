@@ -109,6 +109,17 @@ def test_failures_are_the_queries_ranked_worst_and_none_is_shown_where_all_is_ri
     assert "<article" not in render(evaluation(perfect=True))
 
 
+def test_a_query_whose_positives_have_no_scores_is_a_failure() -> None:
+    labels = {"q": {"ND": ("v0", "v1", "v2", "v3")}, "p": {"ND": ("v1",)}}
+    annotation = Annotation("FIVR-5K", "old", ("q", "p"), DATABASE, labels)
+    matrix = np.tile(np.arange(30, 0, -1, dtype=np.float32), (2, 1))
+    matrix[0, 1:4] = np.nan
+    matrix[1, 1] = 99
+    outcome = evaluate_scores(annotation, MatrixScores(("q", "p"), DATABASE, matrix))
+    (row,) = worst(outcome, "DSVR", 9)
+    assert (row.query, row.ap, row.best_missed) == ("q", 0.25, None)
+
+
 def test_strips_and_matrices_are_asked_for_the_videos_shown_only() -> None:
     asked: set[str] = set()
     rows = worst(evaluation().system.outcome, "mAP", 1)
