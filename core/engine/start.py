@@ -10,6 +10,7 @@ from contextlib import contextmanager
 
 import torch
 
+from ..devices import choose_device
 from ..errors import ReelkinError, UsageError
 from .base import Engine
 from .deadline import Watchdog
@@ -68,7 +69,7 @@ def start(backend: str = "auto", deadline_seconds: float = 300.0, device: str = 
 
 def _build(backend: str, launch: Launch, deadline_seconds: float, device: str) -> Engine:
     if backend == "single":
-        return SingleEngine(_device(device, 0, 1))
+        return SingleEngine(choose_device(device))
     watchdog = Watchdog(launch.rank, launch.size, deadline_seconds)
     try:
         with watchdog.waiting(0, "the start of the engine", at_least=START_SECONDS):
@@ -91,7 +92,7 @@ def _carrier(backend: str, launch: Launch, device: str) -> Engine:
     if backend == "torch":
         from .torch_engine import TorchEngine
 
-        where = _device(device, launch.local_rank, launch.local_size)
+        where = choose_device(device, launch.local_rank, launch.local_size)
         return TorchEngine(launch.rank, launch.size, launch.local_rank, where)
     try:
         from .horovod_engine import HorovodEngine
@@ -101,24 +102,10 @@ def _carrier(backend: str, launch: Launch, device: str) -> Engine:
             "(torchrun --nproc-per-node N SCRIPT ...) to use torch.distributed"
         ) from error
     engine = HorovodEngine()
-    engine.device = _device(device, engine.local_rank, engine.local_size)
+    engine.device = choose_device(device, engine.local_rank, engine.local_size)
     if engine.device.type == "cuda":
         torch.cuda.set_device(engine.device)
     return engine
-
-
-def _device(wanted: str, local_rank: int, local_size: int) -> torch.device:
-    if wanted not in ("auto", "cpu", "cuda"):
-        raise UsageError(f"device: 'auto', 'cpu' or 'cuda', got {wanted!r}")
-    available = torch.cuda.device_count() if torch.cuda.is_available() else 0
-    if wanted == "cpu" or (wanted == "auto" and not available):
-        return torch.device("cpu")
-    if local_size > available:
-        raise UsageError(
-            f"device: {local_size} ranks on this host but {available} GPUs; start at most {available} ranks per host, "
-            "or choose device 'cpu'"
-        )
-    return torch.device("cuda", local_rank)
 
 
 def _open_channel(engine: Engine, watchdog: Watchdog, launch: Launch) -> Channel:
