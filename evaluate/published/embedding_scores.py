@@ -23,7 +23,7 @@ from ...core.seeds import generator
 from ...search.embed import FeaturesInMemory
 from ...search.similarity import TILE_BYTES, ChamferQueries, cosine, euclidean
 from ...train.data.sources import FeatureSource
-from ...train.embed import BATCH_FRAMES, Embedding, iter_embeddings
+from ...train.embed import BATCH_FRAMES, iter_embeddings, iter_frames
 from .annotation import Problem, ProblemLog
 
 log = logging.getLogger("reelkin.evaluate")
@@ -43,7 +43,9 @@ DECIMALS = 6
 every machine and with any number of ranks. (A last bit at the very edge of a rounding can still part them.)"""
 
 Matrix = NDArray[np.float32]
-Compare = Callable[[Sequence[Embedding]], Matrix]
+Embedded = tuple[str, Matrix]
+"""An id and its frame embeddings [T, D], or its video embedding as one row [1, D]."""
+Compare = Callable[[Sequence[Embedded]], Matrix]
 
 
 @dataclass(frozen=True)
@@ -187,23 +189,24 @@ class _Scoring:
             stacked = ChamferQueries(
                 embeddings, symmetric=self.metric == "symmetric-chamfer", max_bytes=tile, device=device
             )
-            return set(order), lambda block: stacked.similarities([_frames(found) for found in block])
+            return set(order), lambda block: stacked.similarities([frames_TD for _, frames_TD in block])
         query_QD = np.concatenate(embeddings)
         compare = cosine if self.metric == "cosine" else euclidean
 
-        def similarities(block: Sequence[Embedding]) -> Matrix:
-            found_QV = compare(query_QD, np.stack([each.video for each in block]), max_bytes=tile, device=device)
+        def similarities(block: Sequence[Embedded]) -> Matrix:
+            video_VD = np.concatenate([video_1D for _, video_1D in block])
+            found_QV = compare(query_QD, video_VD, max_bytes=tile, device=device)
             return published_similarity(-found_QV) if self.metric == "euclidean-legacy" else found_QV
 
         return set(order), similarities
 
-    def _exchange(self, own: Sequence[Embedding]) -> dict[str, Matrix]:
-        """The queries' embeddings [T, D] (of one row where they are of videos) of all ranks, by id."""
-        rows = [_frames(found) if self.by_frames else found.video[None] for found in own]
+    def _exchange(self, own: Sequence[Embedded]) -> dict[str, Matrix]:
+        """The queries' embeddings of all ranks, by id."""
         if self.engine.size == 1:
-            return {found.video_id: row for found, row in zip(own, rows, strict=True)}
+            return dict(own)
+        rows = [row_TD for _, row_TD in own]
         described = self.engine.all_gather_object(
-            {"ids": [found.video_id for found in own], "shapes": [list(row.shape) for row in rows]}, "queries"
+            {"ids": [video_id for video_id, _ in own], "shapes": [list(row.shape) for row in rows]}, "queries"
         )
         width = max((shape[1] for each in described for shape in each["shapes"]), default=1)
         packed = np.concatenate(rows) if rows else np.empty((0, width), dtype=np.float32)
@@ -227,12 +230,12 @@ class _Scoring:
         block = next(blocks, None)
         while self.engine.agree(block is not None, "videos are left to score"):
             if block:
-                columns = [column_of[found.video_id] for found in block]
+                columns = [column_of[video_id] for video_id, _ in block]
                 own_QV[np.ix_(rows, columns)] = compare(block)
                 progress.advance(len(block))
             block = next(blocks, None)
 
-    def _blocks(self, ids: Sequence[str], max_bytes: int) -> Iterator[list[Embedding]]:
+    def _blocks(self, ids: Sequence[str], max_bytes: int) -> Iterator[list[Embedded]]:
         """Embeddings of runs of videos; runs hold as many frames as fit. Videos that cannot be used are noted."""
         each_frame = 4 * (self.source.dim + (2 * self.width if self.by_frames else 0))
         batch_frames = int(min(BATCH_FRAMES, max(1, max_bytes // (4 * ACTIVATIONS * self.width))))
@@ -250,12 +253,12 @@ class _Scoring:
         if held:
             yield self._embedded(held, batch_frames)
 
-    def _embedded(self, held: dict[str, Matrix], batch_frames: int) -> list[Embedding]:
-        source, ids = FeaturesInMemory(held), list(held)
-        device = self.engine.device
-        return list(
-            iter_embeddings(self.model, source, ids, frames=self.by_frames, batch_frames=batch_frames, device=device)
-        )
+    def _embedded(self, held: dict[str, Matrix], batch_frames: int) -> list[Embedded]:
+        source, ids, device = FeaturesInMemory(held), list(held), self.engine.device
+        if self.by_frames:
+            return list(iter_frames(self.model, source, ids, batch_frames=batch_frames, device=device))
+        found = iter_embeddings(self.model, source, ids, frames=False, batch_frames=batch_frames, device=device)
+        return [(each.video_id, each.video[None]) for each in found]
 
     def _features(self, video_id: str) -> Matrix | None:
         """Features float32 [T, D] that can be embedded, or None: then it is noted why not."""
@@ -325,8 +328,3 @@ def published_similarity(distance_QV: Matrix) -> Matrix:
     largest_V = distance_QV.max(axis=0, keepdims=True)
     scale_V: Matrix = np.where(largest_V > 0, largest_V, 1).astype(np.float32)
     return 1 - distance_QV / scale_V
-
-
-def _frames(found: Embedding) -> Matrix:
-    assert found.frames is not None
-    return found.frames

@@ -1,7 +1,6 @@
 """The aggregators by name: from a video's frame features to one embedding.
 
-Every aggregator is an ``nn.Module`` with the interface of `Aggregator`. A new one needs a class, a config dataclass
-with a field ``dim``, and a line in the table.
+A new one needs a class (see `base.Aggregator`), a config dataclass with a field ``dim``, and a line in the table.
 """
 
 from __future__ import annotations
@@ -9,15 +8,14 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol, cast
+from typing import Any, Literal, cast
 
 import torch
-import torch.nn.functional as F
 from torch import nn
 
 from ...core.config import super_init
 from ...core.errors import UsageError
-from .frames import masked_mean, unit_frames, valid_frames
+from .base import Aggregator
 from .netvlad import NetVLAD, NetVLADConfig
 from .nextvlad import NeXtVLAD, NeXtVLADConfig
 from .recurrent import GRU, LSTM, RecurrentConfig
@@ -78,37 +76,6 @@ class AggregatorSettings:
         return build_aggregator(self.aggregator, {"dim": dim, **fields})
 
 
-class Aggregator(Protocol):
-    """What the rest of the package expects of an aggregator besides being an ``nn.Module``.
-
-    Attributes:
-        name: its key in `AGGREGATORS`.
-        config: its shape.
-        out_dim: E, dimension of a video's embedding.
-
-    Both calls take
-
-        features: [N, T, D] floating point; what stands past a video's end has no influence.
-        lengths: int64 [N], frames of each video, 1 to T.
-        keys: int64 [N], the samples' dropout keys; only used in training mode, and by those that have dropout. Default:
-            drawn from torch's global generator.
-
-    and raise ReelkinError if a video has no frame.
-    """
-
-    name: str
-    config: Any
-    out_dim: int
-
-    def forward(self, features: torch.Tensor, lengths: torch.Tensor, keys: torch.Tensor | None = None) -> torch.Tensor:
-        """Video embeddings [N, E], rows of unit length."""
-        ...
-
-    def encode(self, features: torch.Tensor, lengths: torch.Tensor, keys: torch.Tensor | None = None) -> torch.Tensor:
-        """Frame embeddings [N, T, F], rows of unit length, zeros past each video's end; F is E or another width."""
-        ...
-
-
 @dataclass(frozen=True, kw_only=True)
 class MeanPoolingConfig:
     """Mean pooling has no parameter."""
@@ -117,7 +84,7 @@ class MeanPoolingConfig:
     """Dimension of the frame features and of the embedding."""
 
 
-class MeanPooling(nn.Module):
+class MeanPooling(Aggregator):
     """The mean of a video's frame features, L2-normalised: the baseline that a trained aggregator has to beat."""
 
     name = "mean"
@@ -127,16 +94,11 @@ class MeanPooling(nn.Module):
         self.config = config
         self.out_dim = config.dim
 
-    def forward(self, features: torch.Tensor, lengths: torch.Tensor, keys: torch.Tensor | None = None) -> torch.Tensor:
-        """Video embeddings [N, D]; see `Aggregator`."""
-        return F.normalize(masked_mean(features, valid_frames(features, lengths)), dim=-1)
-
-    def encode(self, features: torch.Tensor, lengths: torch.Tensor, keys: torch.Tensor | None = None) -> torch.Tensor:
-        """The frames themselves [N, T, D], at unit length; see `Aggregator`."""
-        return unit_frames(features, valid_frames(features, lengths))
+    def _seen(self, features: torch.Tensor, valid: torch.Tensor, keys: torch.Tensor | None) -> torch.Tensor:
+        return features
 
 
-AGGREGATORS: dict[str, tuple[type, type[nn.Module]]] = {
+AGGREGATORS: dict[str, tuple[type, type[Aggregator]]] = {
     TCA.name: (TCAConfig, TCA),
     NetVLAD.name: (NetVLADConfig, NetVLAD),
     NeXtVLAD.name: (NeXtVLADConfig, NeXtVLAD),
@@ -146,7 +108,7 @@ AGGREGATORS: dict[str, tuple[type, type[nn.Module]]] = {
 }
 
 
-def build_aggregator(name: str, fields: Mapping[str, Any]) -> nn.Module:
+def build_aggregator(name: str, fields: Mapping[str, Any]) -> Aggregator:
     """Make an aggregator.
 
     Args:
@@ -160,7 +122,7 @@ def build_aggregator(name: str, fields: Mapping[str, Any]) -> nn.Module:
     if unknown := sorted(set(fields) - known):
         raise UsageError(f"aggregator {name} has no field {', '.join(unknown)}; it has {', '.join(sorted(known))}")
     config_class, module_class = AGGREGATORS[name]
-    return cast(nn.Module, module_class(config_class(**fields)))
+    return cast(Aggregator, module_class(config_class(**fields)))
 
 
 def out_dim(model: nn.Module) -> int:

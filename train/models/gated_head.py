@@ -12,10 +12,12 @@ from torch import nn
 
 from ...core.engine.batch_norm import SynchronisedBatchNorm
 from ...core.errors import UsageError
+from .base import Aggregator
+from .frames import padded_frames
 from .keyed_dropout import keyed_dropout, sample_keys
 
 
-class GatedHead(nn.Module):
+class GatedHead(Aggregator):
     """Batch norm, dropout, a linear layer, batch norm, a context gate, unit length; the base of the VLAD aggregators.
 
     Its parts stand in the aggregator itself under their published names (``bn2``, ``fc1``, ``bn3``, ``fc2``, ``bn4``,
@@ -46,6 +48,16 @@ class GatedHead(nn.Module):
         self.fc2 = nn.Linear(out_dim, hidden)
         self.bn4 = SynchronisedBatchNorm(hidden)
         self.fc3 = nn.Linear(hidden, out_dim)
+
+    def _video(self, seen: torch.Tensor, valid: torch.Tensor, keys: torch.Tensor | None) -> torch.Tensor:
+        return self.embed_clusters(self._clusters(seen, valid), keys)
+
+    def _frames(self, seen: torch.Tensor, valid: torch.Tensor) -> torch.Tensor:
+        return padded_frames(F.normalize(seen, dim=-1), valid)
+
+    def _clusters(self, x_FX: torch.Tensor, valid_NT: torch.Tensor) -> torch.Tensor:
+        """Cluster descriptors [N, K, C] of frames as they are seen: those of all videos, without padding."""
+        raise NotImplementedError
 
     def embed_clusters(self, vlad_NKC: torch.Tensor, keys: torch.Tensor | None) -> torch.Tensor:
         """Embeddings [N, E], unit rows, of cluster descriptors [N, K, C] with dropout keys int64 [N] or None."""

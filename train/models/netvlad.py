@@ -18,7 +18,7 @@ from torch import nn
 
 from ...core.engine.batch_norm import SynchronisedBatchNorm
 from .config_checks import check_counts, check_dropout
-from .frames import padded_frames, valid_frames
+from .frames import padded_frames
 from .gated_head import GatedHead
 
 
@@ -58,6 +58,7 @@ class NetVLAD(GatedHead):
     """
 
     name = "netvlad"
+    config: NetVLADConfig
 
     def __init__(self, config: NetVLADConfig) -> None:
         width = config.num_clusters * config.dim
@@ -71,28 +72,17 @@ class NetVLAD(GatedHead):
             self.conv.weight.copy_(2.0 * config.alpha * self.centroids[:, :, None])
             self.conv.bias.copy_(-config.alpha * self.centroids.norm(dim=1))  # type: ignore[union-attr]
 
-    def forward(self, features: torch.Tensor, lengths: torch.Tensor, keys: torch.Tensor | None = None) -> torch.Tensor:
-        """Video embeddings [N, E]; see `aggregators.Aggregator`.
+    def _seen(self, features: torch.Tensor, valid: torch.Tensor, keys: torch.Tensor | None) -> torch.Tensor:
+        """Frames as the clusters see them, after their batch norm, without padding: [F, D].
 
-        Raises:
-            UsageError: in training mode, one frame or one video on all ranks together.
+        The published code's ``encode`` gives cluster descriptors, which no frame-level similarity can compare.
         """
-        valid_NT = valid_frames(features, lengths)
-        x_FD = self._normed(features[valid_NT])
-        assigned_FK = F.softmax(F.linear(x_FD, self.conv.weight.squeeze(2), self.conv.bias), dim=1)
+        x_FD = self.bn1(features[valid])
+        return F.normalize(x_FD, dim=1) if self.config.normalize_input else x_FD
+
+    def _clusters(self, x_FX: torch.Tensor, valid_NT: torch.Tensor) -> torch.Tensor:
+        assigned_FK = F.softmax(F.linear(x_FX, self.conv.weight.squeeze(2), self.conv.bias), dim=1)
         assigned_NTK = padded_frames(assigned_FK, valid_NT)
         weight_NK1 = assigned_NTK.sum(1)[:, :, None]
-        vlad_NKD = assigned_NTK.transpose(1, 2) @ padded_frames(x_FD, valid_NT).to(assigned_NTK.dtype)
-        return self.embed_clusters(vlad_NKD - self.centroids * weight_NK1, keys)
-
-    def encode(self, features: torch.Tensor, lengths: torch.Tensor, keys: torch.Tensor | None = None) -> torch.Tensor:
-        """Frames as the clusters see them, after their batch norm: [N, T, D]; see `aggregators.Aggregator`.
-
-        The published code gives cluster descriptors here, which no frame-level similarity can compare.
-        """
-        valid_NT = valid_frames(features, lengths)
-        return padded_frames(F.normalize(self._normed(features[valid_NT]), dim=-1), valid_NT)
-
-    def _normed(self, x_FD: torch.Tensor) -> torch.Tensor:
-        x_FD = self.bn1(x_FD)
-        return F.normalize(x_FD, dim=1) if self.config.normalize_input else x_FD
+        vlad_NKD = assigned_NTK.transpose(1, 2) @ padded_frames(x_FX, valid_NT).to(assigned_NTK.dtype)
+        return vlad_NKD - self.centroids * weight_NK1

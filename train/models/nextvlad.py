@@ -20,7 +20,7 @@ from torch import nn
 from ...core.engine.batch_norm import SynchronisedBatchNorm
 from ...core.errors import UsageError
 from .config_checks import check_counts, check_dropout
-from .frames import padded_frames, valid_frames
+from .frames import padded_frames
 from .gated_head import GatedHead
 
 
@@ -70,6 +70,7 @@ class NeXtVLAD(GatedHead):
     """
 
     name = "nextvlad"
+    config: NeXtVLADConfig
 
     def __init__(self, config: NeXtVLADConfig) -> None:
         expanded, assigned = config.dim * config.expansion, config.num_clusters * config.groups_of_channels
@@ -82,14 +83,15 @@ class NeXtVLAD(GatedHead):
         self.bn1 = SynchronisedBatchNorm(assigned)
         self.centroids = nn.Parameter(torch.rand(config.num_clusters, channels))
 
-    def forward(self, features: torch.Tensor, lengths: torch.Tensor, keys: torch.Tensor | None = None) -> torch.Tensor:
-        """Video embeddings [N, E]; see `aggregators.Aggregator`.
+    def _seen(self, features: torch.Tensor, valid: torch.Tensor, keys: torch.Tensor | None) -> torch.Tensor:
+        """Frames as the clusters see them, expanded, without padding: [F, X].
 
-        Raises:
-            UsageError: in training mode, one frame or one video on all ranks together.
+        The published code's ``encode`` gives cluster descriptors, which no frame-level similarity can compare.
         """
-        valid_NT = valid_frames(features, lengths)
-        x_FX = self._expanded(features[valid_NT])
+        x_FD = features[valid]
+        return _pointwise(self.conv1, F.normalize(x_FD, dim=1) if self.config.normalize_input else x_FD)
+
+    def _clusters(self, x_FX: torch.Tensor, valid_NT: torch.Tensor) -> torch.Tensor:
         attention_FG = torch.sigmoid(_pointwise(self.conv2, x_FX))
         assigned_FKG = (
             self.bn1(_pointwise(self.conv3, x_FX)).unflatten(1, (-1, self.config.groups_of_channels)).softmax(1)
@@ -100,18 +102,7 @@ class NeXtVLAD(GatedHead):
             padded_frames(x_FX, valid_NT).unflatten(2, (-1, self.config.groups_of_channels)).to(assigned_NTKG.dtype)
         )
         vlad_NKC = torch.einsum("ntkg,ntcg->nkc", assigned_NTKG, x_NTCG)
-        return self.embed_clusters(vlad_NKC - self.centroids * weight_NK1, keys)
-
-    def encode(self, features: torch.Tensor, lengths: torch.Tensor, keys: torch.Tensor | None = None) -> torch.Tensor:
-        """Frames as the clusters see them, expanded: [N, T, X]; see `aggregators.Aggregator`.
-
-        The published code gives cluster descriptors here, which no frame-level similarity can compare.
-        """
-        valid_NT = valid_frames(features, lengths)
-        return padded_frames(F.normalize(self._expanded(features[valid_NT]), dim=-1), valid_NT)
-
-    def _expanded(self, x_FD: torch.Tensor) -> torch.Tensor:
-        return _pointwise(self.conv1, F.normalize(x_FD, dim=1) if self.config.normalize_input else x_FD)
+        return vlad_NKC - self.centroids * weight_NK1
 
 
 def _pointwise(conv: nn.Conv1d, x_FC: torch.Tensor) -> torch.Tensor:

@@ -13,12 +13,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from torch import nn
 
 from ...core.engine.batch_norm import SynchronisedBatchNorm
+from .base import Aggregator
 from .config_checks import check_counts, check_dropout
-from .frames import masked_mean, padded_frames, unit_frames, valid_frames
+from .frames import padded_frames
 from .keyed_dropout import keyed_dropout, sample_keys
 
 
@@ -44,12 +44,14 @@ class RecurrentConfig:
         check_dropout(self.dropout)
 
 
-class _Recurrent(nn.Module):
+class _Recurrent(Aggregator):
     """What the two have in common.
 
     Attributes:
         out_dim: E, dimension of the embeddings of videos and frames.
     """
+
+    config: RecurrentConfig
 
     def __init__(self, config: RecurrentConfig) -> None:
         super().__init__()
@@ -57,23 +59,9 @@ class _Recurrent(nn.Module):
         self.out_dim = config.output_dim
         self.bn1 = SynchronisedBatchNorm(config.dim)
 
-    def forward(self, features: torch.Tensor, lengths: torch.Tensor, keys: torch.Tensor | None = None) -> torch.Tensor:
-        """Video embeddings [N, E]; see `aggregators.Aggregator`.
-
-        Raises:
-            UsageError: in training mode, one frame on all ranks together.
-        """
-        valid_NT = valid_frames(features, lengths)
-        return F.normalize(masked_mean(self._outputs(features, valid_NT, keys), valid_NT), dim=-1)
-
-    def encode(self, features: torch.Tensor, lengths: torch.Tensor, keys: torch.Tensor | None = None) -> torch.Tensor:
-        """The layers' outputs at each frame [N, T, E]; see `aggregators.Aggregator`."""
-        valid_NT = valid_frames(features, lengths)
-        return unit_frames(self._outputs(features, valid_NT, keys), valid_NT)
-
-    def _outputs(self, features: torch.Tensor, valid_NT: torch.Tensor, keys: torch.Tensor | None) -> torch.Tensor:
+    def _seen(self, features: torch.Tensor, valid: torch.Tensor, keys: torch.Tensor | None) -> torch.Tensor:
         # Layers run forward in time only, so that the zeros past a video's end come too late to change its frames.
-        x_NTC = padded_frames(self.bn1(features[valid_NT]), valid_NT)
+        x_NTC = padded_frames(self.bn1(features[valid]), valid)
         drop = self.config.dropout if self.training else 0.0
         keys = sample_keys(keys, x_NTC, drop)
         for layer in range(self.config.num_layers):

@@ -17,8 +17,8 @@ import torch.nn.functional as F
 from torch import nn
 
 from ...core.errors import UsageError
+from .base import Aggregator
 from .config_checks import check_counts, check_dropout
-from .frames import masked_mean, unit_frames, valid_frames
 from .keyed_dropout import keyed_dropout, sample_keys
 from .positions import sinusoidal_positions
 
@@ -70,7 +70,7 @@ class TCAConfig:
             )
 
 
-class TCA(nn.Module):
+class TCA(Aggregator):
     """The published model, with weights under the names of ``torch.nn.TransformerEncoder`` (``encoder.layers.0...``).
 
     ``init="published"`` starts from torch's defaults: the untrained model mixes the features at random, and a run needs
@@ -88,6 +88,7 @@ class TCA(nn.Module):
     """
 
     name = "tca"
+    config: TCAConfig
 
     def __init__(self, config: TCAConfig) -> None:
         super().__init__()
@@ -116,26 +117,16 @@ class TCA(nn.Module):
                     nn.init.zeros_(projection.weight)
                     nn.init.zeros_(projection.bias)
 
-    def forward(self, features: torch.Tensor, lengths: torch.Tensor, keys: torch.Tensor | None = None) -> torch.Tensor:
-        """Video embeddings [N, E]; see `aggregators.Aggregator`."""
-        valid_NT = valid_frames(features, lengths)
-        return F.normalize(masked_mean(self._context(features, valid_NT, keys), valid_NT), dim=-1)
-
-    def encode(self, features: torch.Tensor, lengths: torch.Tensor, keys: torch.Tensor | None = None) -> torch.Tensor:
-        """Frame embeddings [N, T, E]; see `aggregators.Aggregator`."""
-        valid_NT = valid_frames(features, lengths)
-        return unit_frames(self._context(features, valid_NT, keys), valid_NT)
-
-    def _context(self, x_NTD: torch.Tensor, valid_NT: torch.Tensor, keys: torch.Tensor | None) -> torch.Tensor:
+    def _seen(self, features: torch.Tensor, valid: torch.Tensor, keys: torch.Tensor | None) -> torch.Tensor:
         drop = self.config.dropout if self.training else 0.0
-        keys = sample_keys(keys, x_NTD, drop)
-        x_NTD = x_NTD.masked_fill(~valid_NT.unsqueeze(-1), 0.0)  # not a number past the end must not spread
+        keys = sample_keys(keys, features, drop)
+        x_NTD = features.masked_fill(~valid.unsqueeze(-1), 0.0)  # not a number past the end must not spread
         if self.position_scale is not None:
             place_TD = sinusoidal_positions(*x_NTD.shape[1:], dtype=x_NTD.dtype, device=x_NTD.device)
             x_NTD = x_NTD + self.position_scale * place_TD
         for number, layer in enumerate(self.encoder.layers):
             x_NTD = _encoder_layer(
-                cast(nn.TransformerEncoderLayer, layer), x_NTD, valid_NT, drop, keys, number * PLACES_PER_LAYER
+                cast(nn.TransformerEncoderLayer, layer), x_NTD, valid, drop, keys, number * PLACES_PER_LAYER
             )
         if self.encoder.norm is not None:
             x_NTD = self.encoder.norm(x_NTD)

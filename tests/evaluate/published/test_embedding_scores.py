@@ -212,6 +212,17 @@ def test_without_a_model_features_are_pooled() -> None:
     np.testing.assert_allclose(scores.matrix, [[means[q] @ means[v] for v in database] for q in queries], atol=1e-6)
 
 
+@pytest.mark.parametrize("metric", ["chamfer", "symmetric-chamfer"])
+def test_frame_metrics_put_each_video_through_the_model_once(metric: Metric, monkeypatch: pytest.MonkeyPatch) -> None:
+    features, seen = made(10), []
+    own = TCA._seen
+    monkeypatch.setattr(TCA, "_seen", lambda self, batch, *rest: seen.append(len(batch)) or own(self, batch, *rest))
+    monkeypatch.setattr(TCA, "_video", lambda *_: pytest.fail("video embeddings that nobody asked for"))
+    scored(features, metric)
+    queries, database = split(features)
+    assert sum(seen) == len(queries) + len(database)
+
+
 PEAK = """
 import sys
 import numpy as np, torch
