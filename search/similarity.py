@@ -4,28 +4,35 @@
 that is a part of the target scores high, the reverse need not. The symmetric form is the mean of both directions.
 
 Everything is exact (float32 products, means in float64) and works in blocks, on the CPU or a GPU. For chamfer the
-frames of many videos are stacked, multiplied once per tile and reduced over each video's rows: memory holds one tile
-and a maximum per frame and video, however long the videos are.
+frames of many videos are stacked, videos of one length beside each other, multiplied once per tile and reduced over
+each video's rows: memory holds one tile and a maximum per frame and video, however long the videos are. On a CPU a tile
+stays in the cache between its product and its maxima.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from itertools import groupby
+from typing import Literal
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from ..core.devices import usable_device
+
 Frames = NDArray[np.floating]
 TILE_BYTES = 64 << 20
-FEW_FRAMES = 4
-"""Mean length from which a loop over videos is faster on a CPU than torch's reduction by segments (measured)."""
-MANY_FRAMES = 16
-"""Mean length from which maxima over columns are faster on a CPU than over the rows of the transpose (measured)."""
+CACHED_VALUES = 1 << 19
+"""Values of a tile for each thread of a CPU: products of less are slower, maxima of more leave the cache (measured)."""
+MANY_FRAMES = 12
+"""Mean length from which maxima over columns are faster on a CPU as they lie than over the transpose's rows
+(measured)."""
 ROW_UNIT = 16
-"""Rows of a tile begin at multiples of 64 bytes: MKL's product takes 1.6 times as long where they do not (measured)."""
+"""Rows of a tile begin at odd multiples of 64 bytes: MKL's product takes 1.6 times as long where they do not begin at
+multiples, and a transpose 3 times as long where they begin at a power of two (measured)."""
 
 
 def cosine(
@@ -41,6 +48,7 @@ def cosine(
     Returns:
         float32 [Q, V] in [-1, 1] (but for rounding); a row of zeros has similarity 0 with everything.
     """
+    device = usable_device(device)
     query_QD = torch.from_numpy(unit_rows(queries)).to(device)
     result_QV = np.empty((len(queries), len(database)), dtype=np.float32)
     for part in _row_blocks(database, len(queries), max_bytes, itemsize=4):
@@ -63,6 +71,7 @@ def euclidean(
     Returns:
         float32 [Q, V], at most 0.
     """
+    device = usable_device(device)
     query_QD = torch.from_numpy(np.array(queries, dtype=np.float64)).to(device)
     square_Q1 = (query_QD**2).sum(1, keepdim=True)
     result_QV = np.empty((len(queries), len(database)), dtype=np.float32)
@@ -146,12 +155,15 @@ class ChamferQueries:
         max_bytes: int = TILE_BYTES,
         device: torch.device | str = "cpu",
     ) -> None:
-        # A tile, its transpose, and the maxima in float32 and float64 are each at most as large as side x side.
-        self._side = max(1, int((max_bytes / 20) ** 0.5))
+        self._device = usable_device(device)
         self._symmetric = symmetric
-        self._device = torch.device(device)
+        # A tile, its transpose, and the maxima in float32 and float64 hold at most so many values each.
+        self._values = max(1, max_bytes // 20)
+        on_cpu = self._device.type == "cpu"
+        self._side = math.isqrt(min(self._values, CACHED_VALUES * torch.get_num_threads()) if on_cpu else self._values)
         self._stacks = list(_stacks(queries, self._side, "query", self._device))
-        self._room = torch.empty(self._side, _round_up(self._side), device=self._device)
+        self._places = _inverse([place for stack in self._stacks for place in stack.places])
+        self._room = torch.empty(self._side, _row_width(self._side), device=self._device)
 
     def __len__(self) -> int:
         return sum(len(stack.lengths) for stack in self._stacks)
@@ -161,39 +173,36 @@ class ChamferQueries:
         columns = []
         for target in _stacks(targets, self._side, "target", self._device):
             rows = [self._compare(query, target) for stack in self._stacks for query in self._fitting(stack, target)]
-            columns.append(torch.cat(rows).float().cpu() if rows else torch.empty(0, len(target.lengths)))
+            column_QV = torch.cat(rows).float().cpu() if rows else torch.empty(0, len(target.lengths))
+            columns.append(column_QV[self._places][:, _inverse(target.places)])
         result_QV: NDArray[np.float32] = torch.cat(columns, 1).numpy() if columns else np.empty((len(self), 0), "f4")
         return result_QV
 
     def _fitting(self, query: _Stack, target: _Stack) -> Iterator[_Stack]:
         """Parts of a stack of queries whose maxima per frame of the target fit; the whole but for very long targets."""
-        count = max(1, self._side**2 // len(target.frames)) if self._symmetric else len(query.lengths)
+        count = max(1, self._values // len(target.frames)) if self._symmetric else len(query.lengths)
         return (query.videos(begin, begin + count) for begin in range(0, len(query.lengths), count))
 
     def _compare(self, query: _Stack, target: _Stack) -> torch.Tensor:
         """Chamfer similarities float64 [q, v] of two stacks; one long video is walked in pieces of ``side`` frames."""
         if query.frames.shape[1] != target.frames.shape[1]:
             raise ValueError(f"queries have {query.frames.shape[1]} dimensions, targets {target.frames.shape[1]}")
-        num_queries, num_targets = len(query.lengths), len(target.lengths)
-        nowhere: dict[str, Any] = {"fill_value": -torch.inf, "device": self._device}
-        forward_QV = torch.zeros(num_queries, num_targets, dtype=torch.float64, device=self._device)
-        backward_QN = torch.full((num_queries, len(target.frames)), **nowhere) if self._symmetric else None
-        for columns in _pieces(len(query.frames), self._side):
-            videos_of_query, query_lengths = query.part(columns)
-            best_VN = torch.full((num_targets, columns.stop - columns.start), **nowhere)
-            for rows in _pieces(len(target.frames), self._side):
+        forward_QV = torch.zeros(len(query.lengths), len(target.lengths), dtype=torch.float64, device=self._device)
+        backward: dict[int, torch.Tensor] = {}
+        for columns, query_lengths in query.pieces(self._side):
+            forward_VM: torch.Tensor | None = None
+            for rows, target_lengths in target.pieces(self._side):
                 tile = self._product(target.frames[rows], query.frames[columns])
-                videos, lengths = target.part(rows)
-                best = _reduce(tile, lengths, "max")
-                best_VN[videos] = torch.maximum(best_VN[videos], best)
-                if backward_QN is not None:
-                    best = _column_maxima(tile, query_lengths)
-                    backward_QN[videos_of_query, rows] = torch.maximum(backward_QN[videos_of_query, rows], best)
-            forward_QV[videos_of_query] += _reduce(best_VN.T.double(), query_lengths, "sum")
+                forward_VM = _larger(forward_VM, _reduce(tile, target_lengths, "max"))
+                if self._symmetric:
+                    found_QN = _column_maxima(tile, query_lengths)
+                    backward[rows.start] = _larger(backward.get(rows.start), found_QN)
+            assert forward_VM is not None
+            forward_QV += _sums(forward_VM, query_lengths)
         forward_QV /= torch.tensor(query.lengths, device=self._device)[:, None]
-        if backward_QN is None:
+        if not self._symmetric:
             return forward_QV
-        backward_VQ = _reduce(backward_QN.T.double(), target.lengths, "sum")
+        backward_VQ = _sums(torch.cat(list(backward.values()), 1), target.lengths)
         backward_VQ /= torch.tensor(target.lengths, device=self._device)[:, None]
         return (forward_QV + backward_VQ.T) / 2
 
@@ -204,62 +213,77 @@ class ChamferQueries:
 
 @dataclass(frozen=True)
 class _Stack:
-    """Frames of consecutive videos, float32 [N, D], and how many each has."""
+    """Frames of some videos, float32 [N, D], by rising length; how many each has, and its place among all."""
 
     frames: torch.Tensor
     lengths: list[int]
+    places: list[int]
 
-    def part(self, rows: slice) -> tuple[slice, list[int]]:
-        """The videos that frames ``rows`` belong to, and how many of these frames each has."""
-        ends = np.cumsum(self.lengths)
-        first = int(np.searchsorted(ends, rows.start, side="right"))
-        last = int(np.searchsorted(ends, rows.stop, side="left")) + 1
-        cut = np.diff(np.clip(ends[first:last], rows.start, rows.stop), prepend=rows.start)
-        return slice(first, last), cut.tolist()
+    def pieces(self, side: int) -> Iterator[tuple[slice, list[int]]]:
+        """Runs of at most ``side`` frames, each with how many of them its videos have: the whole stack, or, of one
+        video alone, as many as it takes."""
+        if len(self.lengths) > 1:
+            yield slice(0, len(self.frames)), self.lengths
+            return
+        for begin in range(0, len(self.frames), side):
+            end = min(begin + side, len(self.frames))
+            yield slice(begin, end), [end - begin]
 
     def videos(self, begin: int, end: int) -> _Stack:
         """A stack of some of the videos, without copying."""
         first, last = sum(self.lengths[:begin]), sum(self.lengths[:end])
-        return _Stack(self.frames[first:last], self.lengths[begin:end])
-
-
-def _pieces(length: int, side: int) -> Iterator[slice]:
-    return (slice(begin, min(begin + side, length)) for begin in range(0, length, side))
+        return _Stack(self.frames[first:last], self.lengths[begin:end], self.places[begin:end])
 
 
 def _reduce(rows_NX: torch.Tensor, lengths: list[int], how: Literal["max", "sum"]) -> torch.Tensor:
-    """Maximum or sum over runs of rows: [N, X] -> [len(lengths), X]."""
-    if len(lengths) == len(rows_NX):
-        return rows_NX
-    if rows_NX.is_cuda or len(rows_NX) < FEW_FRAMES * len(lengths):
+    """Maximum or sum over runs of rows: [N, X] -> [len(lengths), X]. Neighbours of one length are reduced at once."""
+    if rows_NX.is_cuda:
         return torch.segment_reduce(rows_NX, how, lengths=torch.tensor(lengths, device=rows_NX.device), axis=0)
-    runs = rows_NX.split(lengths)
-    return torch.stack([run.amax(0) if how == "max" else run.sum(0) for run in runs])
+    alike = [(length, len(list(group))) for length, group in groupby(lengths)]
+    runs = rows_NX.split([length * count for length, count in alike])
+    blocks = [run.unflatten(0, (count, length)) for run, (length, count) in zip(runs, alike, strict=True)]
+    return torch.cat([block.amax(1) if how == "max" else block.sum(1) for block in blocks])
+
+
+def _larger(best: torch.Tensor | None, found: torch.Tensor) -> torch.Tensor:
+    return found if best is None else torch.maximum(best, found)
+
+
+def _sums(values_XN: torch.Tensor, lengths: list[int]) -> torch.Tensor:
+    """Sums over runs of columns: [X, N] -> float64 [len(lengths), X]."""
+    return _reduce(values_XN.T.contiguous().double(), lengths, "sum")
 
 
 def _column_maxima(tile_NM: torch.Tensor, lengths: list[int]) -> torch.Tensor:
     """Maximum over runs of columns: [N, M] -> [len(lengths), N]."""
     if tile_NM.is_cuda or tile_NM.shape[1] < MANY_FRAMES * len(lengths):
         return _reduce(tile_NM.T.contiguous(), lengths, "max")
-    return torch.stack([run.amax(1) for run in tile_NM.split(lengths, 1)])
+    begins = np.cumsum([0, *lengths[:-1]])
+    return torch.from_numpy(np.maximum.reduceat(tile_NM.numpy(), begins, axis=1)).T
 
 
-def _round_up(length: int) -> int:
-    return -(-length // ROW_UNIT) * ROW_UNIT
+def _inverse(places: list[int]) -> torch.Tensor:
+    """Which row belongs in each place, int64, given the place of each row."""
+    return torch.tensor(places, dtype=torch.int64).argsort()
+
+
+def _row_width(length: int) -> int:
+    """The least odd multiple of `ROW_UNIT` that holds a row."""
+    return (-(-length // ROW_UNIT) | 1) * ROW_UNIT
 
 
 def _stacks(videos: Iterable[Frames], side: int, role: str, device: torch.device) -> Iterator[_Stack]:
     """Runs of consecutive videos of at most ``side`` frames together (one longer video alone)."""
-    held: list[NDArray[np.float32]] = []
+    held: list[tuple[int, NDArray[np.float32]]] = []
     num_frames = 0
     for index, video in enumerate(videos):
         frames = _checked(video, f"{role} {index}")
-        if held and frames.shape[1] != held[0].shape[1]:
-            raise ValueError(f"{role} {index} has {frames.shape[1]} dimensions, the one before {held[0].shape[1]}")
+        if held and frames.shape[1] != held[0][1].shape[1]:
+            raise ValueError(f"{role} {index} has {frames.shape[1]} dimensions, the one before {held[0][1].shape[1]}")
         if held and num_frames + len(frames) > side:
             yield _stacked(held, device)
             held, num_frames = [], 0
-        held.append(frames)
+        held.append((index, frames))
         num_frames += len(frames)
     if held:
         yield _stacked(held, device)
@@ -275,5 +299,7 @@ def _checked(video: Frames, name: str) -> NDArray[np.float32]:
     return frames
 
 
-def _stacked(held: list[NDArray[np.float32]], device: torch.device) -> _Stack:
-    return _Stack(torch.from_numpy(np.concatenate(held)).to(device), [len(frames) for frames in held])
+def _stacked(held: list[tuple[int, NDArray[np.float32]]], device: torch.device) -> _Stack:
+    held = sorted(held, key=lambda each: len(each[1]))
+    frames = torch.from_numpy(np.concatenate([video for _, video in held])).to(device)
+    return _Stack(frames, [len(video) for _, video in held], [place for place, _ in held])

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from scipy.spatial.distance import cdist
 
+from reelkin.core.errors import UsageError
 from reelkin.search.similarity import (
     ChamferQueries,
     chamfer,
@@ -159,3 +160,12 @@ def test_frames_that_are_not_finite_are_named() -> None:
     bad[2, 1] = np.nan
     with pytest.raises(ValueError, match="target 1 holds values that are not finite, the first in frame 2"):
         chamfer_matrix([good], [good, bad])
+
+
+def test_the_device_is_taken_as_named_or_refused() -> None:
+    queries, targets = videos(8, [3, 5]), videos(9, [4, 1, 6])
+    rows = np.stack([video[0] for video in targets])
+    for compare, given in ((cosine, (rows, rows)), (euclidean, (rows, rows)), (chamfer_matrix, (queries, targets))):
+        np.testing.assert_array_equal(compare(*given, device="cpu"), compare(*given))
+        with pytest.raises(UsageError, match="device: 'cpu' or 'cuda', got 'meta'"):
+            compare(*given, device="meta")
