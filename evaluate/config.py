@@ -6,9 +6,10 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from ..core.config import as_dict
+from ..core.devices import choose_device
 from ..core.errors import ReelkinError, UsageError
 from ..core.files import sha256_file
 from ..core.ids import read_ids
@@ -72,6 +73,8 @@ class EvaluateConfig:
     """Evaluate only the first so many queries of each task; 0: all."""
     max_memory_gb: float = 8.0
     """Bound on frame embeddings held in memory, in 10^9 bytes."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """Where videos are embedded and compared; auto takes a GPU if there is one."""
     title: str = ""
     """Heading of the report. Default: says what was evaluated."""
     seed: int = 0
@@ -93,6 +96,7 @@ class EvaluateConfig:
 
 def run(config: EvaluateConfig) -> Results:
     """Evaluate and publish. Raises UsageError and ReelkinError with what is wrong and where."""
+    device = choose_device(config.device)
     store = _open_store(config)
     tasks = make_tasks(config, store.video_ids)
     loaded = _load(config)
@@ -112,6 +116,7 @@ def run(config: EvaluateConfig) -> Results:
         model_name=loaded.name if loaded else "tca",
         shards=shards,
         max_memory=config.max_memory_gb * 1e9,
+        device=device,
         seed=config.seed,
         config=as_dict(config),
         inputs={

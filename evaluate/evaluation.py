@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch import nn
 
@@ -50,6 +51,7 @@ def evaluate_tasks(
     model_name: str = "tca",
     shards: ShardSet | None = None,
     max_memory: float = 8e9,
+    device: torch.device | str = "cpu",
     seed: int = 0,
     config: Mapping[str, Any] | None = None,
     inputs: Mapping[str, Any] | None = None,
@@ -63,7 +65,16 @@ def evaluate_tasks(
         default_methods(model_name if model is not None else None, shards is not None) if methods is None else methods
     )
     ids = sorted({video_id for task in tasks for video_id in (*task.queries, *task.database)})
-    built = build_methods(names, source, ids, model=model, model_name=model_name, shards=shards, max_memory=max_memory)
+    built = build_methods(
+        names,
+        source,
+        ids,
+        model=model,
+        model_name=model_name,
+        shards=shards,
+        max_memory=max_memory,
+        device=device,
+    )
     results = []
     with Progress(len(tasks), "tasks", "scoring") as progress:
         for task in tasks:

@@ -16,6 +16,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
+from ..core.devices import usable_device
 from ..core.errors import DataError, ReelkinError, UsageError
 from ..core.progress import Progress
 from ..core.seeds import seed_of
@@ -45,6 +46,7 @@ def build_methods(
     model_name: str = "model",
     shards: ShardSet | None = None,
     max_memory: float = 8e9,
+    device: torch.device | str = "cpu",
 ) -> list[Method]:
     """Methods by name, in order, without repeats; videos are embedded once, here.
 
@@ -56,12 +58,13 @@ def build_methods(
         model_name: what they are called ("tca").
         shards: needed by ``pixels``.
         max_memory: bound in bytes on frame embeddings held at once.
+        device: where videos are embedded and compared.
 
     Raises:
-        UsageError: an unknown name, or one that needs a model or shards which are not given.
+        UsageError: an unknown name, or one that needs a model or shards which are not given; there is no such device.
         ReelkinError: the frame embeddings would not fit ``max_memory``.
     """
-    maker = _Maker(source, ids, model, model_name, shards, max_memory)
+    maker = _Maker(source, ids, model, model_name, shards, max_memory, usable_device(device))
     built = [maker.make(name) for name in names]
     return list({method.name: method for method in built}.values())
 
@@ -76,6 +79,7 @@ class _Maker:
     model_name: str
     shards: ShardSet | None
     max_memory: float
+    device: torch.device
     models: dict[str, nn.Module] = dataclasses.field(default_factory=dict)
     frames: dict[str, Sequence[NDArray[np.floating]]] = dataclasses.field(default_factory=dict)
 
@@ -86,13 +90,14 @@ class _Maker:
         if name == "chance":
             return chance()
         if name == "mean-pool":
-            text, rows = "mean of the frame features, cosine; no model", mean_pooled(self.source, self.ids)
-            return from_embeddings(name, text, self.ids, rows, trivial=True)
+            rows = mean_pooled(self.source, self.ids, device=self.device)
+            text = "mean of the frame features, cosine; no model"
+            return from_embeddings(name, text, self.ids, rows, trivial=True, device=self.device)
         if name == "mean-pool-frame":
             _check_memory(self.source, self.ids, self.max_memory)
             own = [unit_rows(self.source.features(video_id)).astype(np.float16) for video_id in self.ids]
             text = "chamfer over the frame features themselves; no model"
-            return from_frames(name, text, self.ids, own, symmetric=False, trivial=True)
+            return from_frames(name, text, self.ids, own, symmetric=False, trivial=True, device=self.device)
         if name == "pixels":
             if self.shards is None:
                 raise UsageError("the method pixels reads the videos themselves; give --shards, or leave it out")
@@ -112,13 +117,13 @@ class _Maker:
             self.models[owner] = untrained(self.model) if trivial else self.model
         text = f"{f'untrained {self.model_name}' if trivial else self.model_name} model, {LEVELS[level]}"
         if level == "video":
-            rows = embed_videos(self.models[owner], self.source, self.ids)
-            return from_embeddings(name, text, self.ids, rows, trivial=trivial)
+            rows = embed_videos(self.models[owner], self.source, self.ids, device=self.device)
+            return from_embeddings(name, text, self.ids, rows, trivial=trivial, device=self.device)
         _check_memory(self.source, self.ids, self.max_memory)
         if owner not in self.frames:
-            self.frames[owner] = embed_frames(self.models[owner], self.source, self.ids)
-        symmetric = level == "symmetric"
-        return from_frames(name, text, self.ids, self.frames[owner], symmetric=symmetric, trivial=trivial)
+            self.frames[owner] = embed_frames(self.models[owner], self.source, self.ids, device=self.device)
+        own, symmetric = self.frames[owner], level == "symmetric"
+        return from_frames(name, text, self.ids, own, symmetric=symmetric, trivial=trivial, device=self.device)
 
 
 def untrained(model: nn.Module, seed: int = 0) -> nn.Module:
@@ -132,13 +137,20 @@ def untrained(model: nn.Module, seed: int = 0) -> nn.Module:
 
 
 def from_embeddings(
-    name: str, description: str, ids: Sequence[str], embeddings: NDArray[np.floating], *, trivial: bool = False
+    name: str,
+    description: str,
+    ids: Sequence[str],
+    embeddings: NDArray[np.floating],
+    *,
+    trivial: bool = False,
+    device: torch.device | str = "cpu",
 ) -> Method:
     """Cosine over video embeddings [V, D], rows in the order of ``ids``."""
     row_of = {video_id: row for row, video_id in enumerate(ids)}
 
     def scores(queries: Sequence[str], database: Sequence[str]) -> NDArray[np.floating]:
-        return cosine(embeddings[[row_of[q] for q in queries]], embeddings[[row_of[v] for v in database]])
+        of_queries, of_database = ([row_of[video_id] for video_id in each] for each in (queries, database))
+        return cosine(embeddings[of_queries], embeddings[of_database], device=device)
 
     return Method(name, description, scores, trivial)
 
@@ -151,14 +163,14 @@ def from_frames(
     *,
     symmetric: bool,
     trivial: bool = False,
+    device: torch.device | str = "cpu",
 ) -> Method:
     """Chamfer similarity over frame embeddings, one [T, D] per id."""
     row_of = {video_id: row for row, video_id in enumerate(ids)}
 
     def scores(queries: Sequence[str], database: Sequence[str]) -> NDArray[np.floating]:
-        return chamfer_matrix(
-            [frames[row_of[q]] for q in queries], [frames[row_of[v]] for v in database], symmetric=symmetric
-        )
+        of_queries, of_database = ([frames[row_of[video_id]] for video_id in each] for each in (queries, database))
+        return chamfer_matrix(of_queries, of_database, symmetric=symmetric, device=device)
 
     return Method(name, description, scores, trivial)
 

@@ -65,6 +65,8 @@ class PublishedConfig(ScoreSettings):
     """Of the bootstrap, and of the random rankings that are chance under legacy."""
     backend: Literal["auto", "horovod", "torch", "single"] = "auto"
     """What connects the ranks; auto goes by the launcher."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """Where features are embedded and compared; auto takes one GPU a rank if there are any."""
     deadline: float = 300.0
     """Seconds that ranks wait for one another before the run is ended."""
     dry_run: bool = False

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from ...core.errors import ReelkinError
@@ -52,10 +53,11 @@ class FrameMatrices:
     Args:
         videos: features and the model.
         given: ids of the features by those of the annotation.
+        device: where frames are embedded.
     """
 
-    def __init__(self, videos: Videos, given: Mapping[str, str]) -> None:
-        self.videos, self.given = videos, given
+    def __init__(self, videos: Videos, given: Mapping[str, str], device: torch.device | str = "cpu") -> None:
+        self.videos, self.given, self.device = videos, given, device
         self._frames = functools.lru_cache(maxsize=8)(self._embedded)
 
     def __call__(self, query: str, video_id: str) -> NDArray[np.floating] | None:
@@ -69,4 +71,4 @@ class FrameMatrices:
         source, name = self.videos.source, self.given.get(video_id, video_id)
         if name not in source or not 0 < source.num_frames(name) <= LONGEST:
             return None
-        return embed_frames(self.videos.model, source, [name])[0]
+        return embed_frames(self.videos.model, source, [name], device=self.device)[0]

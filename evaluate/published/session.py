@@ -51,7 +51,7 @@ def run(config: PublishedConfig) -> int:
         return int(ExitCode.OK)
     if config.results_path is not None:
         check_writable(config.results_path)
-    with start(config.backend, config.deadline) as engine:
+    with start(config.backend, config.deadline, config.device) as engine:
         setup_logging(engine.rank)
         if config.without_effect:
             log.info("without effect on finished similarities: %s", ", ".join(config.without_effect))
@@ -184,7 +184,7 @@ class _Session:
             show=config.show,
             num_examples=config.examples,
             strips=self.strips,
-            matrices=None if videos is None else FrameMatrices(videos, given),
+            matrices=None if videos is None else FrameMatrices(videos, given, self.engine.device),
             plots=[path.name for path in curves],
             results_name=results.name,
             queries_name=queries.name,

@@ -13,13 +13,16 @@ import pytest
 import torch
 
 from reelkin.core.errors import ExitCode
+from reelkin.evaluate import config, methods
 from reelkin.evaluate.copies import copy_tasks
 from reelkin.evaluate.evaluation import evaluate_tasks, frame_strip, publish_evaluation
 from reelkin.evaluate.methods import THUMBNAIL, pixels, thumbnail
 from reelkin.evaluate.run import main
 from reelkin.extract.store import FeatureStore, write_store
+from reelkin.search import similarity
 from reelkin.search.index import build_index
 from reelkin.shards.video.encode import VideoWriter
+from reelkin.train import embed
 from reelkin.train.checkpoint import load_model, save_model
 from reelkin.train.models.tca import TCA, TCAConfig
 
@@ -102,6 +105,50 @@ def test_the_library_call_gives_the_figures_of_the_command(world: World, tmp_pat
     for task in read(tmp_path)["tasks"]:
         for method in task["methods"]:
             assert results.mean(method["method"], task["name"]) == pytest.approx(method["map"], abs=1e-9)
+
+
+def test_the_device_reaches_every_embedding_and_comparison(
+    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    used: list[tuple[str, torch.device]] = []
+
+    def noted(module: Any) -> None:
+        def used_here(device: torch.device) -> torch.device:
+            used.append((module.__name__, device))
+            return torch.device("cpu")  # there is no other here
+
+        monkeypatch.setattr(module, "usable_device", used_here)
+
+    methods_here = "mean-pool,mean-pool-frame,untrained-video,tca-video,tca-frame,tca-symmetric"
+    arguments = ("--ground-truth", world.folder / "edits.csv", "--model", world.folder / "model")
+    arguments += ("--methods", methods_here, "--output")
+    assert world.run(*arguments, tmp_path / "plain", "--device", "cpu") == ExitCode.OK
+    noted(similarity)
+    noted(embed)
+    monkeypatch.setattr(methods, "usable_device", torch.device)
+    monkeypatch.setattr(config, "choose_device", lambda _: torch.device("cpu", 3))
+    assert world.run(*arguments, tmp_path / "noted") == ExitCode.OK
+    assert {device for _, device in used} == {torch.device("cpu", 3)}
+    assert {name for name, _ in used} == {similarity.__name__, embed.__name__}
+    plain, noted_here = (
+        [method["map"] for task in read(tmp_path / name)["tasks"] for method in task["methods"]]
+        for name in ("plain", "noted")
+    )
+    assert noted_here == plain and len(plain) == 3 * 6
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_a_device_that_is_not_there_is_refused_before_any_work(
+    world: World, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ("--ground-truth", world.folder / "edits.csv", "--output", tmp_path / "results", "--device")
+    assert world.run(*arguments, "cuda") == ExitCode.USAGE
+    assert "or choose device 'cpu'" in capsys.readouterr().err
+    with pytest.raises(SystemExit) as stop:
+        world.run(*arguments, "meta")
+    assert stop.value.code == ExitCode.USAGE
+    assert "--device" in capsys.readouterr().err
+    assert not (tmp_path / "results").exists()
 
 
 def test_a_run_folder_and_published_weights_are_evaluated_like_a_model_folder(world: World, tmp_path: Path) -> None:

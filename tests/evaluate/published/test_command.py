@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import importlib
 import json
 import os
 import pickle
@@ -27,7 +28,9 @@ from reelkin.evaluate.run import main
 from reelkin.evaluate.session import mode_of
 from reelkin.extract.describe import COMPARED
 from reelkin.extract.store import write_store
+from reelkin.search import similarity
 from reelkin.shards.build import main as build
+from reelkin.train import embed
 from reelkin.train.checkpoint import save_model
 from reelkin.train.models.tca import TCA, TCAConfig
 from tests.helpers.runs import Ran, run_here
@@ -35,6 +38,7 @@ from tests.helpers.videos import make_video
 from tests.train.conftest import BIN, command_for
 
 ROOT = Path(__file__).parents[3]
+engine_start = importlib.import_module("reelkin.core.engine.start")  # the package's own "start" is the function
 DIM, QUERIES, COPIES = 16, 6, 4
 ENCODER = {key: f"a {key}" for key in COMPARED} | {"name": "net", "weights_path": "/secret/place.pt"}
 PCA = {"sha256": "1" * 64, "file": "pca.safetensors"}
@@ -142,6 +146,38 @@ def test_what_is_written_is_what_the_library_finds(world: World, tmp_path: Path)
     }
     assert {path.name for path in tmp_path.iterdir()} == names
     assert all("6 of 7 queries, 42 of 43 videos" in line for line in ran.said.splitlines())
+
+
+def test_the_device_reaches_every_embedding_and_comparison(
+    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    used: list[tuple[str, torch.device]] = []
+
+    def noted(module: Any) -> None:
+        def used_here(device: torch.device) -> torch.device:
+            used.append((module.__name__, device))
+            return torch.device("cpu")  # there is no other here
+
+        monkeypatch.setattr(module, "usable_device", used_here)
+
+    plain = world.run("--metric", "chamfer", "--baselines", "--device", "cpu", "--output", tmp_path / "plain.json")
+    assert plain.code == ExitCode.OK, plain.log
+    noted(similarity)
+    noted(embed)
+    monkeypatch.setattr(engine_start, "choose_device", lambda *_: torch.device("cpu", 3))
+    ran = world.run("--metric", "chamfer", "--baselines", "--output", tmp_path / "noted.json")
+    assert ran.code == ExitCode.OK, ran.log
+    assert {device for _, device in used} == {torch.device("cpu", 3)}
+    assert {name for name, _ in used} == {similarity.__name__, embed.__name__}
+    for key in ("metrics", "baselines"):
+        assert read(tmp_path / "noted.json")[key] == read(tmp_path / "plain.json")[key]
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+@pytest.mark.parametrize(("device", "message"), [("cuda", "or choose device 'cpu'"), ("meta", "--device")])
+def test_a_device_that_is_not_there_is_refused(world: World, device: str, message: str) -> None:
+    ran = world.run("--device", device)
+    assert ran.code == ExitCode.USAGE and message in ran.log
 
 
 def test_several_systems_can_lie_in_one_folder_and_be_compared(world: World, tmp_path: Path) -> None:
