@@ -109,6 +109,8 @@ def test_a_run_stopped_by_its_flag_says_that_the_flag_has_to_go(data: Data, tmp_
         outcome = json.loads((tmp_path / "outcome.json").read_text())
         assert outcome["steps"] == 2
         assert outcome["reason"].startswith("stopped by --stop-after 2; the same command without it")
+    assert train(recipe(data, tmp_path, stop_after=1)) == ExitCode.STOPPED, "what is behind is no reason to go on"
+    assert json.loads((tmp_path / "outcome.json").read_text())["steps"] == 2
 
 
 def test_one_checkpoint_is_too_few(data: Data, tmp_path: Path) -> None:
@@ -247,21 +249,18 @@ def test_a_best_model_from_after_the_checkpoint_is_taken_back(data: Data, tmp_pa
 def test_the_best_of_other_held_out_videos_is_forgotten(
     data: Data, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(ContrastTask, "validate", lambda self: {"map": 0.9 if self._step < 4 else 0.5})
-    train(recipe(data, tmp_path, hold_out=0.2, validate_every=2, stop_after=4))
-    changed = {"hold_out": 0.4, "validate_every": 2, "allow_changes": True}
-    assert train(recipe(data, tmp_path, **changed)) == ExitCode.OK
-    assert "the labels have changed; the best validation so far (0.9) is forgotten" in capfd.readouterr().err
+    monkeypatch.setattr(ContrastTask, "validate", lambda self: {"map": 1 / len(self.validator.video_ids)})
+    train(recipe(data, tmp_path, hold_out=0.2, validate_every=2, stop_after=5))
+    assert train(recipe(data, tmp_path, hold_out=0.4, validate_every=2, allow_changes=True)) == ExitCode.OK
+    assert "the labels have changed; the best validation so far (0.0666667) is forgotten" in capfd.readouterr().err
     facts = json.loads((tmp_path / "best" / "config.json").read_text())["facts"]
-    assert (facts["map"], facts["step"]) == (0.5, 6)
+    assert (facts["map"], facts["step"]) == (1 / 30, 6)
 
 
 def test_what_cannot_change_in_mid_run_is_said(data: Data, tmp_path: Path) -> None:
     train(recipe(data, tmp_path, stop_after=2))
     for change in ({"num_layers": 2}, {"weight_decay_on": "all"}):
-        with pytest.raises(
-            ReelkinError, match=r"step 2 does not fit this run: .{20,300}\. What shapes .* another --output"
-        ):
+        with pytest.raises(ReelkinError, match=r"step 2 does not fit this run: .{20,300}\. What shapes .* --output"):
             train(recipe(data, tmp_path, allow_changes=True, **change))
 
 

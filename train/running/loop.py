@@ -150,15 +150,19 @@ class Trainer:
             return "finished"
         if self.finished:
             return f"finished early: no better validation in {self.best.waiting} since step {self.best.step}"
-        if self.done == self.config.stop_after:
-            return f"stopped by --stop-after {self.done}; the same command without it, or with a larger one, goes on"
+        if self._stop_after_reached(self.done):
+            after = f"stopped by --stop-after {self.config.stop_after}"
+            return f"{after}; the same command without it, or with a larger one, goes on"
         return "stopped on request; the same command goes on from here"
+
+    def _stop_after_reached(self, done: int) -> bool:
+        return self.config.stop_after is not None and done >= self.config.stop_after
 
     def _steps(self, progress: Progress) -> None:
         if self._validation_owed:
             self._validation_owed = False
             self._write(self._validate(), save=True)
-        stopped = self.finished or self.config.stop_after == self.done
+        stopped = self.finished or self._stop_after_reached(self.done)
         self._since = time.monotonic()
         batches = self.task.batches(range(self.done, self.steps))
         try:
@@ -186,7 +190,7 @@ class Trainer:
         self.optimizer.zero_grad(set_to_none=True)
         parts, own = self.backward(batch)
         broken = not (math.isfinite(own["loss_sum"]) and math.isfinite(self._gradient_norm()))
-        asked = self._stop_requested or self.done + 1 == self.config.stop_after
+        asked = self._stop_requested or self._stop_after_reached(self.done + 1)
         waits = {"waited": self._waited, "stop": float(asked), "broken": float(broken)}
         sums = self._over_ranks({**own, **waits})
         if sums["broken"]:
@@ -371,12 +375,16 @@ class Trainer:
             for group, own in zip(self.optimizer.param_groups, settings, strict=True):
                 group.update(own)
             self.task.load_state_dict(state["task"])
-            self.best.load_state_dict(state["best"])
+            self.best.load_state_dict(state.get("best", Best().state_dict()))
             # At another number of ranks there is nobody to give a rank's state to; seeded anew, they go on.
             if len(state["random"]) == self.engine.size:
                 set_rng_state(state["random"][self.engine.rank], self.engine.device)
         except (RuntimeError, ValueError, KeyError) as error:
-            raise ReelkinError(f"the checkpoint of step {step} does not fit this run: {error}") from error
+            why = " ".join(str(error).split())[:300]
+            raise ReelkinError(
+                f"the checkpoint of step {step} does not fit this run: {why}. What shapes the model or its optimizer "
+                "cannot change in mid-run; give another --output"
+            ) from error
         self.done, self._sums, self._validation_owed = step, dict(state["log"]), bool(state["validation owed"])
         if self.engine.is_main:
             log.info("going on from step %d", self.done)

@@ -30,7 +30,8 @@ def restored(
     needed.
 
     Returns:
-        (step, state on the CPU); (0, {}) where there is none.
+        (step, state on the CPU); (0, {}) where there is none. Where the labels have changed, the state is without
+        "best": of other held-out videos its figure says nothing.
 
     Raises:
         UsageError: the checkpoint is of another run or format, or ``--resume never`` and there is one.
@@ -46,13 +47,17 @@ def restored(
     for piece in data.split(PIECE_BYTES):
         engine.broadcast_(piece, "checkpoint")
     state = torch.load(io.BytesIO(data.numpy().data), map_location="cpu", weights_only=True)
+    if not found["same_labels"] and state["best"]["weights"]:
+        if engine.is_main:
+            log.warning("the labels have changed; the best validation so far (%g) is forgotten", state["best"]["value"])
+        del state["best"]
     return int(found["step"]), dict(state)
 
 
 def _find(folder: RunFolder, config: LoopConfig, identity: Mapping[str, Any]) -> dict[str, Any]:
     checkpoint = folder.last_checkpoint()
     if checkpoint is None:
-        return {"name": "", "step": 0, "bytes": 0}
+        return {"name": ""}
     if config.resume == "never":
         raise UsageError(
             f"{folder.path} holds the checkpoint {checkpoint.name}; give another --output, or --resume auto"
@@ -74,7 +79,8 @@ def _find(folder: RunFolder, config: LoopConfig, identity: Mapping[str, Any]) ->
         size = (checkpoint / "state.pt").stat().st_size
     except OSError as error:
         raise ReelkinError(f"cannot read {checkpoint}: {error.strerror}") from error
-    return {"name": checkpoint.name, "step": int(meta["step"]), "bytes": size}
+    same_labels = meta.get("labels") == identity.get("labels")
+    return {"name": checkpoint.name, "step": int(meta["step"]), "bytes": size, "same_labels": same_labels}
 
 
 def differences(old: Mapping[str, Any], new: Mapping[str, Any], where: str = "") -> list[str]:
