@@ -150,12 +150,8 @@ def match_labels(
         anchors, partners, members = _items_of_groups(kept, number, labels)
         summary = _group_summary(labels, [kept[anchor] for anchor in anchors], len(video_ids) - len(kept))
     else:
-        whole = [(number[a], number[b]) for a, b in dict.fromkeys(labels.pairs) if a in number and b in number]
-        whole = [(a, b) for a, b in whole if a != b]
-        anchors = np.array([a for a, _ in whole], dtype=np.int64)
-        members = np.array([b for _, b in whole], dtype=np.int64)
-        partners = np.arange(len(whole), dtype=np.int64)[:, None] + np.array([0, 1])
-        summary = _pair_summary(labels, known, closed, len(whole))
+        anchors, partners, members = _items_of_pairs(number, labels)
+        summary = _pair_summary(labels, known, closed, len(anchors))
     if len(anchors) == 0:
         odd = "".join(f"; {finding}" for finding in (labels.findings if labels else ()) + findings.listed())
         raise ReelkinError(
@@ -240,6 +236,16 @@ def _group_table(kept: Sequence[str], known: dict[str, int], labels: Labels | No
             rows[video_id].append(known[other])
     width = max(map(len, rows.values()), default=1)
     return np.array([row + [NO_GROUP] * (width - len(row)) for row in rows.values()], dtype=np.int64).reshape(-1, width)
+
+
+def _items_of_pairs(
+    number: dict[str, int], labels: Labels
+) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
+    """(anchors, partners, members): an item per pair of two different videos that are there."""
+    whole = [(number[a], number[b]) for a, b in dict.fromkeys(labels.pairs) if a in number and b in number and a != b]
+    anchors = np.array([a for a, _ in whole], dtype=np.int64)
+    members = np.array([b for _, b in whole], dtype=np.int64)
+    return anchors, np.arange(len(whole), dtype=np.int64)[:, None] + np.array([0, 1]), members
 
 
 def _items_of_groups(
