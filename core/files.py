@@ -17,7 +17,7 @@ import shutil
 import time
 import uuid
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from .errors import ReelkinError
+from .errors import ReelkinError, UsageError
 
 PARTIAL = ".partial-"
 _DAY_SECONDS = 86400.0
@@ -188,6 +188,23 @@ def publishing_folder(path: str | Path) -> Iterator[Path]:
         shutil.rmtree(temporary, ignore_errors=True)
         if path.exists():
             shutil.rmtree(replaced, ignore_errors=True)
+
+
+def refuse_overwriting(outputs: Iterable[Path], inputs: Mapping[str, str | Path | None]) -> None:
+    """Refuse, before any work, to write over what is read.
+
+    Args:
+        outputs: files that will be written.
+        inputs: by flag; what is not given or not there is passed over.
+
+    Raises:
+        UsageError: one of the outputs is one of the inputs, under whatever name.
+    """
+    there = {flag: Path(given) for flag, given in inputs.items() if given and os.path.exists(given)}
+    for output in outputs:
+        for flag, given in there.items():
+            if output.exists() and output.samefile(given):
+                raise UsageError(f"{output} would be written over {flag} {given}; choose another --output")
 
 
 def publish_bytes(path: str | Path, data: bytes) -> None:

@@ -11,6 +11,7 @@ import tyro
 
 from ...core.config import super_init
 from ...core.errors import UsageError
+from ...core.files import refuse_overwriting
 from .annotation import Annotation
 from .benchmarks import DATASETS, read_annotation
 from .pairs import split_labels
@@ -20,6 +21,11 @@ EXAMPLE = (
     "evaluate/run.py --dataset FIVR-5K --feature_path store --model_path run/model --metric cosine --output results"
 )
 RESULTS = "results.json"
+BESIDE = (
+    *("report.html", "queries.csv", "scores.safetensors"),
+    *("curves.svg", "curves.png", "figures.svg", "figures.png"),
+)
+"""What is written beside the results."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,6 +106,13 @@ class PublishedConfig(ScoreSettings):
         """What another file of the results is called: results of several systems can lie in one folder."""
         path = self.results_path
         return name if path is None or path.name == RESULTS else f"{path.stem}.{name}"
+
+    def check_apart(self) -> None:
+        """Refuse to write over what is read. Raises UsageError."""
+        if (results := self.results_path) is not None:
+            outputs = [results, *(results.with_name(self.beside(name)) for name in BESIDE)]
+            flags = ("similarities", "annotations", "feature_path", "model_path", "shards")
+            refuse_overwriting(outputs, {f"--{flag}": getattr(self, flag) for flag in flags})
 
     @property
     def without_effect(self) -> list[str]:

@@ -51,6 +51,7 @@ def run(config: PublishedConfig) -> int:
         return int(ExitCode.OK)
     if config.results_path is not None:
         check_writable(config.results_path)
+        config.check_apart()
     with start(config.backend, config.deadline, config.device) as engine:
         setup_logging(engine.rank)
         if config.without_effect:

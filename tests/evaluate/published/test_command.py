@@ -21,7 +21,7 @@ from reelkin.core.engine import start
 from reelkin.core.errors import ExitCode, UsageError
 from reelkin.evaluate.compare import main as compare
 from reelkin.evaluate.published.benchmarks import read_annotation
-from reelkin.evaluate.published.config import PublishedConfig
+from reelkin.evaluate.published.config import BESIDE, RESULTS, PublishedConfig
 from reelkin.evaluate.published.scores import ScoreSettings, open_videos
 from reelkin.evaluate.published.scoring import evaluate_scores
 from reelkin.evaluate.run import main
@@ -120,6 +120,7 @@ def test_the_published_line_runs_as_it_stands(tmp_path: Path, monkeypatch: pytes
 def test_what_is_written_is_what_the_library_finds(world: World, tmp_path: Path) -> None:
     ran = world.run("--metric", "chamfer", "--bootstrap", "200", "--output", tmp_path)
     assert ran.code == ExitCode.OK, ran.log
+    assert {path.name for path in tmp_path.iterdir()} == {RESULTS, *BESIDE}
     annotation = read_annotation("PAIRS", world.folder / "pairs.csv")
     settings = ScoreSettings(feature_path=world.folder / "store", model_path=world.folder / "model", metric="chamfer")
     with start(device="cpu") as engine:
@@ -403,6 +404,20 @@ def test_a_damaged_shard_costs_pictures_and_no_figure(world: World, tmp_path: Pa
     assert ran.code == ExitCode.OK and "no picture of q0: " in ran.log
     assert read(tmp_path / "out" / "results.json")["metrics"]["mAP"] == 0.5
     assert "no picture can be shown" in (tmp_path / "out" / "report.html").read_text()
+
+
+@pytest.mark.parametrize("output", ["mine.json", "link.json", "other.json"])
+def test_what_is_read_is_never_written_over(world: World, tmp_path: Path, output: str) -> None:
+    """The similarities themselves, the same by another name, and a file that would come to lie beside the results."""
+    scores, pairs = tmp_path / "mine.json", tmp_path / "other.queries.csv"
+    scores.write_text('{"q0": {"q0_0": 0.5}}')
+    (tmp_path / "link.json").symlink_to(scores)
+    pairs.write_bytes((world.folder / "pairs.csv").read_bytes())
+    before = {path: path.read_bytes() for path in (scores, pairs)}
+    given = ("--similarities", scores, "--annotations", pairs, "--output", tmp_path / output)
+    ran = run_here(main, "--dataset", "PAIRS", *given)
+    assert ran.code == ExitCode.USAGE and "would be written over --" in ran.log and ran.said == ""
+    assert {path: path.read_bytes() for path in before} == before
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
