@@ -30,12 +30,14 @@ class Table:
     """Rows against a baseline.
 
     Attributes:
-        base: the baseline's scores in each split, mean pooling; its seed is 0.
+        base: the baseline's scores in each split; its seed is 0.
+        name: the baseline's.
         source: of each query; queries of one source succeed and fail together.
         strengths: that are reported.
     """
 
     base: Runs
+    name: str
     source: Mapping[str, str]
     strengths: Sequence[str]
 
@@ -48,7 +50,7 @@ class Table:
 
     def heading(self) -> str:
         """The first two lines."""
-        names = ["", "variant", "runs", *self.strengths, "all", "gain over mean pooling (95 % over sources)"]
+        names = ["", "variant", "runs", *self.strengths, "all", f"gain over {self.name} (95 % over sources)"]
         names += ["gain in each split", "SD over seeds", "frame level", "gain at frame level (95 %)"]
         return f"| {' | '.join(names)} |\n|{'---|' * len(names)}"
 

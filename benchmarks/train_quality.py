@@ -227,13 +227,17 @@ def carry_out_all(runs: Sequence[Run], jobs: int) -> dict[Run, dict[str, Any]]:
     return {run: found[run] for run in runs}
 
 
-def print_table(features: Path, folder: Path, found: Mapping[Run, dict[str, Any]], strengths: Sequence[str]) -> None:
-    """All rows of one set, in the order of the variants."""
+def print_table(
+    features: Path, folder: Path, found: Mapping[Run, dict[str, Any]], strengths: Sequence[str], against: str
+) -> None:
+    """All rows of one set, in the order of the variants; gains are over mean pooling, or a variant."""
     simple = baselines(features, folder)
     source = {row["video_id"]: row["source"] for row in read_csv(features.parent / "groups.csv")}
     source |= {row["copy_id"]: source[row["source_id"]] for row in read_csv(features.parent / "copies.csv")}
     strengths = strengths or list(simple["chance"][splits_of(features)[0], 0]["video"])
-    table = Table(simple["mean pooling"], source, strengths)
+    seed_0 = {run: each["scores"] for run, each in found.items() if run.seed == 0 and "scores" in each}
+    base = {(run.split, 0): each for run, each in seed_0.items() if run.variant.name == against}
+    table = Table(base or simple["mean pooling"], against if base else "mean pooling", source, strengths)
     store = FeatureStore.open(features / f"split-{splits_of(features)[0]}" / "features")
     print(f"\n{set_name(features)}: {len(store.video_ids)} videos of {store.dim} dimensions, {table.size}\n")
     print(table.heading())
@@ -256,6 +260,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--steps", type=int, default=150)
     parser.add_argument("--only", nargs="*", default=[], help="kinds or names of variants; default: all")
     parser.add_argument("--strengths", nargs="*", default=[], help="of the edits that are reported; default: all")
+    parser.add_argument("--against", default="", help="variant of --only (its seed 0) that gains are over")
     parser.add_argument("--jobs", type=int, default=len(os.sched_getaffinity(0)), help="trainings at a time")
     parser.add_argument("--threads", type=int, default=0, help="of each training; 0: cores shared among the jobs")
     parser.add_argument("--table", action="store_true", help="only print what is there")
@@ -280,7 +285,7 @@ def main() -> None:
             found = {run: dict(read_json(run.result)) for run in runs if run.result.exists()}
         else:
             found = carry_out_all(runs, options.jobs)
-        print_table(features, options.runs, found, options.strengths)
+        print_table(features, options.runs, found, options.strengths, options.against)
 
 
 if __name__ == "__main__":
