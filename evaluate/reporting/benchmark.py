@@ -205,7 +205,7 @@ def worst(outcome: Outcome, measure: str, count: int) -> list[QueryRow]:
     """
     rows = [row for row in outcome.rows if row.measure == measure and row.ap is not None and row.best_wrong is not None]
     below = 1.0 if outcome.protocol == "corrected" else 0.0
-    failed = [row for row in rows if row.best_missed is not None or row.ap == 0 or row.ap < below]
+    failed = [row for row in rows if row.best_missed is not None or row.ap == 0 or (row.ap or 0.0) < below]
     return sorted(failed, key=lambda row: (row.ap, row.query))[:count]
 
 
