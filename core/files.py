@@ -247,7 +247,7 @@ def read_table(path: str | Path) -> pa.Table:
         raise ReelkinError(f"cannot read the table {path}: {error}; remove it and make it again") from error
 
 
-def sha256_bytes(data: bytes) -> str:
+def sha256_bytes(data: bytes | memoryview) -> str:
     """SHA-256 as 64 hexadecimal digits."""
     return hashlib.sha256(data).hexdigest()
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -30,6 +32,23 @@ def test_a_dry_run_says_what_a_run_would_be_and_writes_nothing(
     folder = RunFolder(tmp_path / "run").last_checkpoint()
     assert folder is not None
     assert (folder / "state.pt").stat().st_size / 1e6 == pytest.approx(expected, abs=0.6)
+
+
+def test_memory_and_disk_of_a_real_run_are_as_foretold(data: Data, tmp_path: Path) -> None:
+    flags = ["--features", data.store, "--copies", data.copies, "--output", tmp_path / "run", "--steps", 4]
+    flags += ["--batch-size", 12, "--feedforward", 100_000, "--queue-size", 400_000, "--hold-out", 0.2, "--threads", 1]
+    script = "import resource, subprocess, sys; subprocess.run(sys.argv[1:], check=True); "
+    script += "print('peak', resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * 1024)"
+    words = [sys.executable, "-c", script, sys.executable, str(RUN), *map(str, flags)]
+    said = subprocess.run([*words, "--dry-run"], capture_output=True, text=True, check=True).stdout
+    memory = float(re.search(r"up to ([0-9.]+) GB while it saves", said)[1])  # type: ignore[index]
+    disk = float(re.search(r"disk (\d+) MB a checkpoint", said)[1])  # type: ignore[index]
+    done = subprocess.run(words, capture_output=True, text=True, check=True).stdout
+    peak = float(re.search(r"peak (\d+)", done)[1])  # type: ignore[index]
+    assert peak / 1e9 == pytest.approx(memory, rel=0.25)
+    folder = RunFolder(tmp_path / "run").last_checkpoint()
+    assert folder is not None
+    assert (folder / "state.pt").stat().st_size / 1e6 == pytest.approx(disk, abs=1)
 
 
 def test_a_dry_run_refuses_what_a_run_refuses_and_writes_nothing_then_either(data: Data, tmp_path: Path) -> None:

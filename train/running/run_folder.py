@@ -134,7 +134,7 @@ class RunFolder:
         folder = self.checkpoints / f"step-{step:06d}"
         buffer = io.BytesIO()  # torch's own writing to a file turns a full disk into an error without a name
         torch.save(dict(state), buffer)
-        data = buffer.getvalue()
+        data = buffer.getbuffer()  # no copy: it may be gigabytes
         with publishing_folder(folder) as temporary:
             (temporary / "state.pt").write_bytes(data)
             publish_json(temporary / "meta.json", {**meta, "step": step})
