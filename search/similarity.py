@@ -25,11 +25,14 @@ from ..core.devices import usable_device
 
 Frames = NDArray[np.floating]
 TILE_BYTES = 64 << 20
-CACHED_VALUES = 1 << 19
-"""Values of a tile for each thread of a CPU: products of less are slower, maxima of more leave the cache (measured)."""
+CACHED_VALUES = 1 << 20
+"""Values of a tile for each thread of a CPU: 4 MiB. Smaller tiles cost more calls, larger ones leave the cache before
+their maxima are taken (measured)."""
 MANY_FRAMES = 12
 """Mean length from which maxima over columns are faster on a CPU as they lie than over the transpose's rows
 (measured)."""
+SMALLEST_LENGTH = 1e-15
+"""Of a row whose squares float32 can add up without loss."""
 ROW_UNIT = 16
 """Rows of a tile begin at odd multiples of 64 bytes: MKL's product takes 1.6 times as long where they do not begin at
 multiples, and a transpose 3 times as long where they begin at a power of two (measured)."""
@@ -84,9 +87,12 @@ def euclidean(
 
 def unit_rows(rows: Frames) -> NDArray[np.float32]:
     """Rows divided by their Euclidean length, float32 [..., D]; rows of zeros stay zeros."""
-    row_ND = np.asarray(rows, dtype=np.float32)
+    row_ND: NDArray[np.floating] = np.asarray(rows, dtype=np.float32)
     length = np.linalg.norm(row_ND, axis=-1, keepdims=True)
-    return np.divide(row_ND, np.where(length > 0, length, 1), dtype=np.float32)
+    if not ((length > SMALLEST_LENGTH) & np.isfinite(length)).all():  # squares may lie beyond float32
+        row_ND = row_ND.astype(np.float64)
+        length = np.linalg.norm(row_ND, axis=-1, keepdims=True)
+    return np.divide(row_ND, np.where(length > 0, length, 1)).astype(np.float32, copy=False)
 
 
 def _row_blocks(rows: Frames, num_queries: int, max_bytes: int, *, itemsize: int) -> Iterator[slice]:
