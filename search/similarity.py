@@ -88,7 +88,8 @@ def euclidean(
 def unit_rows(rows: Frames) -> NDArray[np.float32]:
     """Rows divided by their Euclidean length, float32 [..., D]; rows of zeros stay zeros."""
     row_ND: NDArray[np.floating] = np.asarray(rows, dtype=np.float32)
-    length = np.linalg.norm(row_ND, axis=-1, keepdims=True)
+    with np.errstate(over="ignore"):
+        length = np.linalg.norm(row_ND, axis=-1, keepdims=True)
     if not ((length > SMALLEST_LENGTH) & np.isfinite(length)).all():  # squares may lie beyond float32
         row_ND = row_ND.astype(np.float64)
         length = np.linalg.norm(row_ND, axis=-1, keepdims=True)

@@ -9,7 +9,7 @@ from typing import Literal
 import tyro
 
 from ...core.errors import ReelkinError, UsageError
-from ...core.files import publish_json
+from ...core.files import publish_json, refuse_overwriting
 from ..published.annotation import Annotation
 from ..published.benchmarks import read_annotation
 from ..published.pairs import split_labels
@@ -60,11 +60,13 @@ def compare(config: CompareConfig) -> Comparison:
     """Compare two results.
 
     Raises:
-        UsageError: they are of different datasets, protocols or annotations (both are named), or ``--annotations`` is
-            another ground truth than theirs.
+        UsageError: ``--output`` is one of the two, they are of different datasets, protocols or annotations (both are
+            named), or ``--annotations`` is another ground truth than theirs.
         ReelkinError: a file is no result of a benchmark, scores beside one are damaged or of another run, or the two
             have no query, no video or no measure in common.
     """
+    if config.output is not None:
+        refuse_overwriting([config.output], {"the result a": config.a, "the result b": config.b})
     a, b = read_result(config.a), read_result(config.b)
     for key, name in MUST_AGREE.items():
         if getattr(a, key) != getattr(b, key):

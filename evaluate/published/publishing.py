@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import csv
 import hashlib
-import io
+import json
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -12,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from ...core.errors import ReelkinError
+from ...core.tables import csv_text
 from .annotation import Annotation
 from .outcome import Outcome
 from .saved_scores import SavedFile
@@ -71,22 +71,21 @@ class Evaluation:
         }
 
     def queries_csv(self) -> str:
-        """A row per system, measure and query; ``ap`` is empty for a query without positives."""
-        out = io.StringIO()
-        writer = csv.writer(out, lineterminator="\n")
-        writer.writerow(COLUMNS)
-        for system in (self.system, *self.baselines):
-            for row in system.outcome.rows:
-                writer.writerow(
-                    [
-                        *(system.name, row.measure, row.query, self.groups.get(row.query, "")),
-                        *("" if row.ap is None else f"{row.ap:.6f}", row.num_positives),
-                        *_place(row.best_wrong, row.best_wrong_score, row.best_wrong_place),
-                        *_place(row.best_missed, row.best_missed_score, row.best_missed_place),
-                        *(len(row.missing), " ".join(row.missing)),
-                    ]
-                )
-        return out.getvalue()
+        """A row per system, measure and query; ``ap`` is empty for one without positives, ``missing`` a JSON list."""
+        return csv_text(
+            COLUMNS,
+            (
+                [
+                    *(system.name, row.measure, row.query, self.groups.get(row.query, "")),
+                    *("" if row.ap is None else f"{row.ap:.6f}", row.num_positives),
+                    *_place(row.best_wrong, row.best_wrong_score, row.best_wrong_place),
+                    *_place(row.best_missed, row.best_missed_score, row.best_missed_place),
+                    *(len(row.missing), json.dumps(row.missing, ensure_ascii=False) if row.missing else ""),
+                ]
+                for system in (self.system, *self.baselines)
+                for row in system.outcome.rows
+            ),
+        )
 
     def text(self) -> str:
         """The figures for a terminal."""

@@ -38,6 +38,15 @@ def test_cosine_is_the_normalised_dot_product_and_zero_for_a_zero_row() -> None:
     np.testing.assert_allclose(cosine(queries, database), [[1, 0, 0, -1]], atol=1e-6)
 
 
+@pytest.mark.parametrize("scale", [1e-30, 1e-12, 1e15, 1e37])
+def test_rows_whose_squares_float32_cannot_hold_have_a_direction(scale: float) -> None:
+    rows = np.random.default_rng(1).normal(size=(5, 300))
+    rows[3] = 0
+    expected = rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-9)
+    np.testing.assert_allclose(unit_rows(rows * scale), expected, rtol=1e-5, atol=1e-7)
+    assert unit_rows(rows * scale).dtype == np.float32
+
+
 @pytest.mark.parametrize("max_bytes", [1, 1000, 1 << 20])
 def test_video_similarities_in_blocks_of_any_size_equal_scipys(max_bytes: int) -> None:
     rng = np.random.default_rng(3)

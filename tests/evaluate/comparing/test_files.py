@@ -251,3 +251,13 @@ def test_events_have_paired_intervals_of_their_own_queries(tmp_path: Path) -> No
         assert each["a"] == read(outputs[0])["metrics"]["events"][name.removeprefix("events: ")]
         assert each["low"] <= each["mean"] <= each["high"] and each["wins"] is not None
     assert "no interval" not in ran.said
+
+
+@pytest.mark.parametrize("name", ["a.json", "b.json", "link.json"])
+def test_a_comparison_is_not_written_over_what_it_compares(tmp_path: Path, name: str) -> None:
+    two(tmp_path)
+    (tmp_path / "link.json").symlink_to(tmp_path / "b.json")
+    before = (tmp_path / name).read_bytes()
+    ran = run_here(compare, tmp_path / "a.json", tmp_path / "b.json", "--output", tmp_path / name)
+    assert ran.code == ExitCode.USAGE and "would be written over the result" in ran.log
+    assert (tmp_path / name).read_bytes() == before

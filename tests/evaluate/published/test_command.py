@@ -91,7 +91,7 @@ def test_what_is_written_is_what_the_library_finds(world: World, tmp_path: Path)
     assert "/secret" not in json.dumps(found["scores"])
     rows = list(csv.DictReader((tmp_path / "queries.csv").open()))
     assert [(row["query"], row["ap"]) for row in rows] == [(row.query, f"{row.ap:.6f}") for row in expected.rows]
-    assert next(row for row in rows if row["query"] == "q1")["missing"] == "lost"
+    assert next(row for row in rows if row["query"] == "q1")["missing"] == '["lost"]'
     names = {
         "results.json",
         "queries.csv",
