@@ -25,7 +25,7 @@ def choose_device(wanted: str, local_rank: int = 0, local_size: int = 1) -> torc
     if local_size > available:
         raise UsageError(
             f"device: {local_size} ranks on this host but {available} GPUs; start at most {available} ranks per host, "
-            "or choose device 'cpu'"
+            "or choose device 'cpu' (where there is no flag for it: CUDA_VISIBLE_DEVICES= in front of the command)"
         )
     return torch.device("cuda", local_rank)
 
