@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import dataclasses
 import enum
+import faulthandler
 import functools
 import io
 import os
 import sys
 import traceback
 from collections.abc import Callable, Sequence
-from contextlib import redirect_stderr, redirect_stdout
+from contextlib import redirect_stderr, redirect_stdout, suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -94,6 +95,7 @@ def command(main: Callable[[Sequence[str] | None], int]) -> Callable[..., int]:
             # A file name may hold bytes that are no text; a message must not fail for it.
             if hasattr(stream, "reconfigure"):
                 stream.reconfigure(errors="backslashreplace")
+        _show_fatal_signals()
         try:
             return int(main(argv))
         except ReelkinError as error:
@@ -109,6 +111,13 @@ def command(main: Callable[[Sequence[str] | None], int]) -> Callable[..., int]:
             return int(ExitCode.FAILED)
 
     return wrapped
+
+
+def _show_fatal_signals() -> None:
+    """Let a signal that ends the process say where it was: a bad disk under a mapped file (SIGBUS) raises nothing."""
+    if not faulthandler.is_enabled():
+        with suppress(OSError, ValueError):  # a stream without a descriptor
+            faulthandler.enable()
 
 
 def super_init(owner: type, config: Any) -> None:

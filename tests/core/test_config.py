@@ -1,6 +1,8 @@
 """Command lines: what a user sees and which exit code ends the command."""
 
+import mmap
 import os
+import signal
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -170,3 +172,28 @@ sys.exit(main())
 """
     words = ["bash", "-c", 'exec "$@" >&- 2>&-', "bash", sys.executable, "-c", script]
     assert subprocess.run(words, timeout=60).returncode == 3
+
+
+def test_a_command_that_a_signal_ends_says_where_it_was(tmp_path: Path) -> None:
+    # A file that shrinks under its mapping stands for a disk that fails under it: no exception, only SIGBUS.
+    script = """
+import mmap, os, sys
+from reelkin.core.config import command
+
+def read_block(mapped):
+    return mapped[0]
+
+@command
+def main(argv=None):
+    with open(argv[0], "r+b") as file:
+        mapped = mmap.mmap(file.fileno(), 0)
+        os.truncate(argv[0], 0)
+        return read_block(mapped)
+
+sys.exit(main(sys.argv[1:]))
+"""
+    path = tmp_path / "block"
+    path.write_bytes(bytes(mmap.PAGESIZE))
+    ended = subprocess.run([sys.executable, "-c", script, path], capture_output=True, text=True, timeout=60)
+    assert ended.returncode == -signal.SIGBUS
+    assert "Fatal Python error: Bus error" in ended.stderr and "in read_block" in ended.stderr
