@@ -29,13 +29,15 @@ def test_shares_weigh_alike_and_begin_with_the_longest() -> None:
 def test_ranks_of_any_pace_take_every_piece_once_and_the_fast_one_takes_more(tmp_path: Path) -> None:
     shares = share_out([piece(number, 1 + number % 7) for number in range(40)], 3)
     taken: list[list[Piece]] = [[], [], []]
-    first_done = threading.Event()
+    first_done, others_begun = threading.Event(), threading.Barrier(2)
 
     def rank(number: int) -> None:
         for each in Claims(tmp_path, shares, number).take():
             taken[number].append(each)
             if number == 0:
                 first_done.wait()  # rank 0 sits on its first piece until the others have nothing left
+            elif len(taken[number]) == 1:
+                others_begun.wait()  # or the one that begins later may find nothing left
 
     slow = threading.Thread(target=rank, args=(0,))
     slow.start()
@@ -51,8 +53,10 @@ def test_ranks_of_any_pace_take_every_piece_once_and_the_fast_one_takes_more(tmp
     names = [each.block for share in taken for each in share]
     assert len(names) == 40 == len(set(names))
     assert len(taken[0]) == 1 and taken[0][0] is shares[0][0]
-    own = [each for each in shares[1] if each in taken[1]]  # all, unless the other one had time to take over some
-    assert own and taken[1][: len(own)] == own  # its own first, in order
+    for number in (1, 2):
+        # All of its own, unless the other one had time to take over some; these first, in order.
+        own = [each for each in shares[number] if each in taken[number]]
+        assert own and taken[number][: len(own)] == own
 
 
 def test_many_pieces_are_taken_in_no_time(tmp_path: Path) -> None:
