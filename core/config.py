@@ -22,6 +22,7 @@ from typing import Any, TypeVar
 
 import tyro
 
+from .ending import note_exit_code
 from .errors import ExitCode, ReelkinError
 from .launched import launched_rank
 from .logs import one_line
@@ -96,21 +97,27 @@ def command(main: Callable[[Sequence[str] | None], int]) -> Callable[..., int]:
             if hasattr(stream, "reconfigure"):
                 stream.reconfigure(errors="backslashreplace")
         _show_fatal_signals()
-        try:
-            return int(main(argv))
-        except ReelkinError as error:
-            if os.environ.get("REELKIN_TRACEBACK"):
-                traceback.print_exc()
-            print(f"error: {_safe(error)}", file=sys.stderr, flush=True)
-            return int(ExitCode.USAGE if isinstance(error, ValueError) else ExitCode.FAILED)
-        except KeyboardInterrupt:
-            print("stopped on request; run the same command again to go on", file=sys.stderr, flush=True)
-            return int(ExitCode.STOPPED)
-        except MemoryError:
-            print("error: out of memory; lower the batch size or the number of workers", file=sys.stderr, flush=True)
-            return int(ExitCode.FAILED)
+        code = _guarded(main, argv)
+        # With flags of its own it was called by a program that goes on.
+        return note_exit_code(code) if argv is None else code
 
     return wrapped
+
+
+def _guarded(main: Callable[[Sequence[str] | None], int], argv: Sequence[str] | None) -> int:
+    try:
+        return int(main(argv))
+    except ReelkinError as error:
+        if os.environ.get("REELKIN_TRACEBACK"):
+            traceback.print_exc()
+        print(f"error: {_safe(error)}", file=sys.stderr, flush=True)
+        return int(ExitCode.USAGE if isinstance(error, ValueError) else ExitCode.FAILED)
+    except KeyboardInterrupt:
+        print("stopped on request; run the same command again to go on", file=sys.stderr, flush=True)
+        return int(ExitCode.STOPPED)
+    except MemoryError:
+        print("error: out of memory; lower the batch size or the number of workers", file=sys.stderr, flush=True)
+        return int(ExitCode.FAILED)
 
 
 def _show_fatal_signals() -> None:

@@ -8,6 +8,7 @@ import sys
 from collections.abc import Sequence
 
 from ..core.config import launched_rank
+from ..core.ending import note_exit_code
 from ..core.errors import ExitCode
 from .run_ranks import leave_exit_code
 
@@ -67,7 +68,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Entry point; the exit code is also left for ``reelkin run`` when that started this process."""
     code = dispatch(sys.argv[1:] if argv is None else argv)
     leave_exit_code(code, launched_rank())
-    return code
+    return note_exit_code(code) if argv is None else code
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ from contextlib import contextmanager
 import torch
 
 from ..devices import choose_device
+from ..ending import skip_teardown
 from ..errors import ReelkinError, UsageError
 from .base import Engine
 from .deadline import Watchdog
@@ -92,6 +93,7 @@ def _carrier(backend: str, launch: Launch, device: str) -> Engine:
     if backend == "torch":
         from .torch_engine import TorchEngine
 
+        skip_teardown()
         where = choose_device(device, launch.local_rank, launch.local_size)
         return TorchEngine(launch.rank, launch.size, launch.local_rank, where)
     try:
