@@ -209,7 +209,9 @@ class ChamferQueries:
         forward_QV /= torch.tensor(query.lengths, device=self._device)[:, None]
         if not self._symmetric:
             return forward_QV
-        backward_VQ = _sums(torch.cat(list(backward.values()), 1), target.lengths)
+        # Of several pieces, all of one video, the sums add up.
+        sums = [_sums(backward.pop(rows.start), lengths) for rows, lengths in target.pieces(self._side)]
+        backward_VQ = torch.stack(sums).sum(0)
         backward_VQ /= torch.tensor(target.lengths, device=self._device)[:, None]
         return (forward_QV + backward_VQ.T) / 2
 
