@@ -45,7 +45,8 @@ def test_memory_and_disk_of_a_real_run_are_as_foretold(data: Data, tmp_path: Pat
     disk = float(re.search(r"disk (\d+) MB a checkpoint", said)[1])  # type: ignore[index]
     done = subprocess.run(words, capture_output=True, text=True, check=True).stdout
     peak = float(re.search(r"peak (\d+)", done)[1])  # type: ignore[index]
-    assert peak / 1e9 == pytest.approx(memory, rel=0.25)
+    # "Up to": rather too much than too little. What the allocator gives back between two steps is a matter of chance.
+    assert 0.8 * peak / 1e9 < memory < 1.6 * peak / 1e9
     folder = RunFolder(tmp_path / "run").last_checkpoint()
     assert folder is not None
     assert (folder / "state.pt").stat().st_size / 1e6 == pytest.approx(disk, abs=1)
