@@ -19,12 +19,11 @@ from reelkin.evaluate.evaluation import evaluate_tasks, frame_strip, publish_eva
 from reelkin.evaluate.methods import THUMBNAIL, pixels, thumbnail
 from reelkin.evaluate.run import main
 from reelkin.extract.store import FeatureStore, write_store
-from reelkin.search import similarity
 from reelkin.search.index import build_index
 from reelkin.shards.video.encode import VideoWriter
-from reelkin.train import embed
 from reelkin.train.checkpoint import load_model, save_model
 from reelkin.train.models.tca import TCA, TCAConfig
+from tests.helpers.devices import COMPUTING, note_devices
 
 DIM, SCENES, STRENGTHS = 16, 6, {"easy": 0.2, "medium": 0.8, "hard": 3.0}
 
@@ -110,26 +109,16 @@ def test_the_library_call_gives_the_figures_of_the_command(world: World, tmp_pat
 def test_the_device_reaches_every_embedding_and_comparison(
     world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    used: list[tuple[str, torch.device]] = []
-
-    def noted(module: Any) -> None:
-        def used_here(device: torch.device) -> torch.device:
-            used.append((module.__name__, device))
-            return torch.device("cpu")  # there is no other here
-
-        monkeypatch.setattr(module, "usable_device", used_here)
-
     methods_here = "mean-pool,mean-pool-frame,untrained-video,tca-video,tca-frame,tca-symmetric"
     arguments = ("--ground-truth", world.folder / "edits.csv", "--model", world.folder / "model")
     arguments += ("--methods", methods_here, "--output")
     assert world.run(*arguments, tmp_path / "plain", "--device", "cpu") == ExitCode.OK
-    noted(similarity)
-    noted(embed)
+    used = note_devices(monkeypatch)
     monkeypatch.setattr(methods, "usable_device", torch.device)
     monkeypatch.setattr(config, "choose_device", lambda _: torch.device("cpu", 3))
     assert world.run(*arguments, tmp_path / "noted") == ExitCode.OK
     assert {device for _, device in used} == {torch.device("cpu", 3)}
-    assert {name for name, _ in used} == {similarity.__name__, embed.__name__}
+    assert {name for name, _ in used} == COMPUTING
     plain, noted_here = (
         [method["map"] for task in read(tmp_path / name)["tasks"] for method in task["methods"]]
         for name in ("plain", "noted")

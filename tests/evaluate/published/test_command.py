@@ -24,11 +24,10 @@ from reelkin.evaluate.published.scoring import evaluate_scores
 from reelkin.evaluate.run import main
 from reelkin.evaluate.session import mode_of
 from reelkin.extract.store import write_store
-from reelkin.search import similarity
 from reelkin.shards.build import main as build
-from reelkin.train import embed
 from reelkin.train.models.tca import TCA, TCAConfig
 from tests.evaluate.published.conftest import COPIES, World
+from tests.helpers.devices import COMPUTING, note_devices
 from tests.helpers.runs import run_here
 from tests.helpers.videos import make_video
 from tests.train.conftest import BIN, command_for
@@ -106,24 +105,14 @@ def test_what_is_written_is_what_the_library_finds(world: World, tmp_path: Path)
 def test_the_device_reaches_every_embedding_and_comparison(
     world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    used: list[tuple[str, torch.device]] = []
-
-    def noted(module: Any) -> None:
-        def used_here(device: torch.device) -> torch.device:
-            used.append((module.__name__, device))
-            return torch.device("cpu")  # there is no other here
-
-        monkeypatch.setattr(module, "usable_device", used_here)
-
     plain = world.run("--metric", "chamfer", "--baselines", "--device", "cpu", "--output", tmp_path / "plain.json")
     assert plain.code == ExitCode.OK, plain.log
-    noted(similarity)
-    noted(embed)
+    used = note_devices(monkeypatch)
     monkeypatch.setattr(engine_start, "choose_device", lambda *_: torch.device("cpu", 3))
     ran = world.run("--metric", "chamfer", "--baselines", "--output", tmp_path / "noted.json")
     assert ran.code == ExitCode.OK, ran.log
     assert {device for _, device in used} == {torch.device("cpu", 3)}
-    assert {name for name, _ in used} == {similarity.__name__, embed.__name__}
+    assert {name for name, _ in used} == COMPUTING
     for key in ("metrics", "baselines"):
         assert read(tmp_path / "noted.json")[key] == read(tmp_path / "plain.json")[key]
 
